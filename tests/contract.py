@@ -1,0 +1,337 @@
+"""The notebook contract: rules that each notebook of the course keeps, as functions from a notebook to its faults.
+
+No kernel is needed: the rules read what is stored. CONTRIBUTING.md says the same in prose.
+"""
+
+import ast
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+import badges
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOTSTRAP = (ROOT / "tools" / "bootstrap_cell.py").read_text("utf-8").rstrip("\n")
+MAX_BYTES = 1_500_000
+CHECKED = "# NBVAL_CHECK_OUTPUT"
+MIN_CHECKED = 3
+BEFORE = ["What you will be able to do", "Before you start"]
+AFTER = ["Recap", "Check yourself", "References"]
+SLIDE_TYPES = {"slide", "subslide", "fragment", "notes", "skip"}
+
+
+@dataclass
+class Notebook:
+    """One notebook as stored, with its file name and those of the whole course in order."""
+
+    name: str
+    content: nbformat.NotebookNode
+    size: int
+    names: list[str]
+
+    @classmethod
+    def load(cls, path: Path, names: list[str]) -> "Notebook":
+        return cls(path.name, nbformat.read(path, as_version=4), path.stat().st_size, names)
+
+    @property
+    def cells(self) -> list:
+        return self.content.cells
+
+    @property
+    def code(self) -> list:
+        return [cell for cell in self.cells if cell.cell_type == "code"]
+
+    @property
+    def number(self) -> int:
+        return self.names.index(self.name)
+
+
+@dataclass
+class Exercise:
+    """One exercise, taken out of a notebook."""
+
+    number: int
+    stub: str  # the function's definition as the learner finds it
+    function: str  # its name
+    checker: str  # check_<name> in diffmask_lite.exercises
+    solution: str  # the python of the folded solution
+
+
+# ---- Reading a notebook ---------------------------------------------------------------------------------------------
+
+
+def prose(cell) -> str:
+    """A Markdown cell without its fenced code (where a # is no heading and a bracket no link); '' for other cells."""
+    source = cell.source if cell.cell_type == "markdown" else ""
+    return re.sub(r"^```.*?^```", "", source, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(notebook: Notebook, level: int) -> list[str]:
+    """The headings of one level, in order."""
+    text = "\n".join(prose(cell) for cell in notebook.cells)
+    return re.findall(rf"^#{{{level}}} (.+?)\s*$", text, flags=re.MULTILINE)
+
+
+def section(notebook: Notebook, heading: str) -> str:
+    """The prose between a second-level heading and the next one; '' where the heading is missing."""
+    text = "\n".join(prose(cell) for cell in notebook.cells)
+    match = re.search(rf"^## {re.escape(heading)}\s*$(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    return match[1] if match else ""
+
+
+def python(cell) -> str:
+    """The code of a cell without IPython's magic lines, so that `ast` can read it."""
+    return "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
+
+
+def text_of(cell) -> str:
+    """What a code cell stores as text. The text that stands in for a picture is none: nbval compares no pictures."""
+    parts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    return "".join(part for part in parts if not re.fullmatch(r"<Figure size .*>\s*", part)).strip()
+
+
+def has_png(cell) -> bool:
+    return cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+def is_checked(cell) -> bool:
+    """Whether nbval compares this cell's output: the marker has to be alone on its line."""
+    return cell.cell_type == "code" and CHECKED in (line.strip() for line in cell.source.splitlines())
+
+
+def shows_widget(cell) -> bool:
+    return cell.cell_type == "code" and bool(re.search(r"\bwidgets\.\w+\(|\binteract(ive)?\(", cell.source))
+
+
+def exercises(notebook: Notebook) -> list[Exercise]:
+    """The notebook's exercises; ValueError says what one lacks."""
+    found = []
+    for index, cell in enumerate(notebook.cells):
+        match = re.match(r"### Exercise (\d+)\b", cell.source) if cell.cell_type == "markdown" else None
+        if match is None:
+            continue
+        number = int(match[1])
+        where = f"exercise {number}"
+        if not re.search(r"Difficulty: (easy|medium|hard) · \d+ minutes", cell.source):
+            raise ValueError(f"{where}: no line such as 'Difficulty: easy · 5 minutes'")
+        if [c.cell_type for c in notebook.cells[index + 1 : index + 3]] != ["code", "markdown"]:
+            raise ValueError(f"{where}: after its heading come one code cell and the solution")
+        code, folded = notebook.cells[index + 1 : index + 3]
+        tree = ast.parse(python(code))
+        calls = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and re.fullmatch(r"exercises\.check_\w+", ast.unparse(node.func))
+        ]
+        if len(calls) != 1 or not calls[0].args or not isinstance(calls[0].args[0], ast.Name):
+            raise ValueError(f"{where}: the code cell calls exercises.check_<name>(<function>) once")
+        function = calls[0].args[0].id
+        stub = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+        if len(stub) != 1 or "raise NotImplementedError" not in ast.unparse(stub[0]):
+            raise ValueError(f"{where}: {function} is defined in the code cell and raises NotImplementedError")
+        if "not attempted" not in text_of(code).lower():
+            raise ValueError(f"{where}: the stored output does not say 'not attempted yet'")
+        # Without the blank line GitHub shows the fence as plain text.
+        solution = re.search(
+            r"<details>\s*<summary>Solution</summary>\n\n.*?```python\n(.*?)^```\n.*?</details>",
+            folded.source,
+            flags=re.MULTILINE | re.DOTALL,
+        )
+        if solution is None or f"def {function}(" not in solution[1]:
+            raise ValueError(f"{where}: no folded solution with a ```python fence that defines {function}")
+        found.append(Exercise(number, ast.unparse(stub[0]), function, calls[0].func.attr, solution[1]))
+    return found
+
+
+# ---- The rules: each returns the faults it finds, in words ----------------------------------------------------------
+
+
+def names_are_numbered(notebook: Notebook) -> list[str]:
+    """NN_slug.ipynb, numbered from 00 without gaps."""
+    number = notebook.number
+    good = re.fullmatch(rf"{number:02d}_[a-z0-9_]+\.ipynb", notebook.name)
+    return [] if good else [f"{notebook.name} should be {number:02d}_some_slug.ipynb: numbers run from 00 without gaps"]
+
+
+def first_cell_introduces(notebook: Notebook) -> list[str]:
+    """The first cell has the title, the Colab badge of this very path, and the minutes."""
+    cell, faults = notebook.cells[0], []
+    if cell.cell_type != "markdown" or not cell.source.startswith("# "):
+        faults.append("the first cell is not Markdown that starts with '# Title'")
+    if badges.badge(badges.slug(), notebook.name) not in cell.source.splitlines():
+        faults.append("the first cell lacks the right Colab badge: run python tools/badges.py")
+    if not badges.MINUTES.search(cell.source):
+        faults.append("the first cell does not say 'N minutes on a 2-core CPU'")
+    if len(headings(notebook, 1)) != 1:
+        faults.append("there is more or less than one first-level heading")
+    return faults
+
+
+def headings_are_in_order(notebook: Notebook) -> list[str]:
+    """The second-level headings frame the lesson."""
+    found = headings(notebook, 2)
+    if found[:2] != BEFORE or found[-3:] != AFTER:
+        return [f"second-level headings should be {BEFORE}, the lesson's, {AFTER}; they are {found}"]
+    return [] if len(found) > len(BEFORE) + len(AFTER) else ["the lesson has no second-level heading"]
+
+
+def frame_is_filled(notebook: Notebook) -> list[str]:
+    """The sections around the lesson hold what they promise."""
+    faults = []
+    goals = re.findall(r"^[-*] (\w+)", section(notebook, BEFORE[0]), flags=re.MULTILINE)
+    if len(goals) < 2 or any(goal.lower() in {"a", "an", "the", "know", "learn", "understand"} for goal in goals):
+        faults.append("goals are a list of two or more items that start with a verb one can see done")
+    start = section(notebook, BEFORE[1])
+    if not re.search(r"\bminutes?\b", start) or "CPU" not in start:
+        faults.append("'Before you start' names the time and the hardware (minutes, CPU)")
+    if notebook.number and not any(f"]({name}" in start for name in notebook.names[: notebook.number]):
+        faults.append("'Before you start' links back to no earlier notebook")
+    questions = section(notebook, AFTER[1])
+    answers = re.findall(r"<details>\s*<summary>.+?</summary>\n\n.+?</details>", questions, flags=re.DOTALL)
+    if len(answers) != 3 or questions.count("<details>") != 3:
+        faults.append("'Check yourself' has three folded answers, each with a blank line after its <summary>")
+    if "](http" not in section(notebook, AFTER[2]):
+        faults.append("'References' links to nothing")
+    return faults
+
+
+def links_resolve(notebook: Notebook) -> list[str]:
+    """Relative links lead to files, and the last cell to the neighbours."""
+    faults = []
+    for cell in notebook.cells:
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(cell)):
+            path = target.split("#")[0]
+            known = not path or path in notebook.names or (ROOT / "notebooks" / path).exists()
+            if not re.match(r"https?://|mailto:", target) and not known:
+                faults.append(f"the link to {target} leads nowhere")
+    last, number = notebook.cells[-1].source, notebook.number
+    neighbours = notebook.names[max(number - 1, 0) : number] + notebook.names[number + 1 : number + 2]
+    if not last.startswith(badges.NAVIGATION) or any(f"]({name})" not in last for name in neighbours):
+        faults.append("the last cell lacks the links to previous and next: run python tools/badges.py")
+    return faults
+
+
+def is_stored_executed(notebook: Notebook) -> list[str]:
+    """Executed from a clean kernel in order, with nothing in the outputs that a reader should not see."""
+    faults, metadata = [], notebook.content.metadata
+    if [cell.execution_count for cell in notebook.code] != list(range(1, len(notebook.code) + 1)):
+        faults.append("execution counts are not 1 … N: run python tools/run_notebooks.py")
+    if metadata.get("kernelspec", {}).get("name") != "python3":
+        faults.append("the kernelspec is not python3")
+    if "widgets" in metadata:
+        faults.append("metadata.widgets is stored; GitHub then refuses to render")
+    if notebook.size >= MAX_BYTES:
+        faults.append(f"{notebook.size} bytes; {MAX_BYTES} are too many")
+    for number, cell in enumerate(notebook.code, 1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                faults.append(f"code cell {number} stores an error")
+            if output.get("name") == "stderr":
+                faults.append(f"code cell {number} stores stderr")
+            if "\r" in output.get("text", ""):
+                faults.append(f"code cell {number} stores progress that was not cleared")
+            for kind in output.get("data", {}):
+                if kind.startswith("image/") and kind != "image/png":
+                    faults.append(f"code cell {number} stores {kind}; pictures are PNG")
+                if "widget-view" in kind:
+                    faults.append(f"code cell {number} stores the view of a widget that is not stored")
+    if any(cell.get("attachments") for cell in notebook.cells):
+        faults.append("a picture is attached to a Markdown cell")
+    return faults
+
+
+def bootstrap_is_canonical(notebook: Notebook) -> list[str]:
+    """The first code cell is tools/bootstrap_cell.py, and no other cell installs anything or changes directory."""
+    faults = []
+    if not notebook.code or notebook.code[0].source != BOOTSTRAP:
+        faults.append("the first code cell is not tools/bootstrap_cell.py: copy it, then run python tools/badges.py")
+    for cell in notebook.code[1:]:
+        if cell.source == BOOTSTRAP:
+            faults.append("the bootstrap cell is there twice")
+        elif re.search(r"pip[\"', ]+install|[%!] ?(pip|conda|cd)\b|\bchdir\(", cell.source):
+            faults.append(f"a cell installs something or changes directory: {cell.source.splitlines()[0]}")
+    return faults
+
+
+def claims_are_checked(notebook: Notebook) -> list[str]:
+    """Enough cells are marked for nbval, the markers are spelt right, and each has a stored text to compare with."""
+    faults = []
+    checked = [cell for cell in notebook.code if is_checked(cell)]
+    if len(checked) < MIN_CHECKED:
+        faults.append(f"{len(checked)} cells are marked {CHECKED}; {MIN_CHECKED} are the least")
+    for cell in checked:
+        if not text_of(cell):
+            faults.append(f"a checked cell stores no text: {cell.source.splitlines()[-1]}")
+    for cell in notebook.code:
+        marks = [line.strip() for line in cell.source.splitlines() if "nbval" in line.lower()]
+        marks += [tag for tag in cell.metadata.get("tags", []) if tag.startswith("nbval") or tag == "raises-exception"]
+        # nbval says nothing about a misspelt marker, and the others switch a check off.
+        faults += [f"the only marker in use is {CHECKED}, not {mark}" for mark in marks if mark != CHECKED]
+    return faults
+
+
+def widgets_have_a_static_twin(notebook: Notebook) -> list[str]:
+    """The next code cell after a widget stores a picture, because a widget shows nothing on GitHub."""
+    pairs = zip(notebook.code, [*notebook.code[1:], None], strict=True)
+    bare = [cell for cell, after in pairs if shows_widget(cell) and not (after and has_png(after))]
+    return [f"no static figure follows the widget cell: {cell.source.splitlines()[-1]}" for cell in bare]
+
+
+def figures_are_described(notebook: Notebook) -> list[str]:
+    """Under each figure stands a caption that says what is to be seen, for those who cannot see it."""
+    faults = []
+    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        caption = prose(after) if after else ""
+        if has_png(cell) and not re.match(r"\*\*Figure\.\*\* .{30,}", caption, flags=re.DOTALL):
+            faults.append(f"no caption '**Figure.** …' follows the figure of: {cell.source.splitlines()[-1]}")
+    return faults
+
+
+def exercises_are_complete(notebook: Notebook) -> list[str]:
+    """Two or three exercises, each with difficulty, minutes, stub, checker and folded solution."""
+    try:
+        found = exercises(notebook)
+    except (ValueError, SyntaxError) as error:
+        return [str(error)]
+    if [exercise.number for exercise in found] not in ([1, 2], [1, 2, 3]):
+        return [f"exercises should be numbered 1, 2 or 1, 2, 3; they are {[e.number for e in found]}"]
+    return []
+
+
+def slides_are_marked(notebook: Notebook) -> list[str]:
+    """Each cell says what it is on a slide: headings and figures are shown, the set-up is not, prose becomes notes."""
+    faults, kinds = [], []
+    for cell in notebook.cells:
+        kind = cell.metadata.get("slideshow", {}).get("slide_type")
+        kinds.append(kind)
+        start = cell.source.splitlines()[0] if cell.source else "an empty cell"
+        if kind not in SLIDE_TYPES:
+            faults.append(f"slide_type is {kind!r}, not one of {sorted(SLIDE_TYPES)}: {start}")
+        elif re.search(r"^#{1,3} ", prose(cell), flags=re.MULTILINE) and kind not in {"slide", "subslide"}:
+            faults.append(f"a heading is {kind}, not slide or subslide: {start}")
+        elif has_png(cell) and kind not in {"slide", "subslide", "fragment"}:
+            faults.append(f"a figure is {kind}, so no slide shows it: {start}")
+        elif cell.source == BOOTSTRAP and kind != "skip":
+            faults.append(f"the set-up is {kind}, not skip")
+    if "notes" not in kinds:
+        faults.append("no cell is marked notes, so the slides have no speaker notes")
+    return faults
+
+
+RULES: list[Callable[[Notebook], list[str]]] = [
+    names_are_numbered,
+    first_cell_introduces,
+    headings_are_in_order,
+    frame_is_filled,
+    links_resolve,
+    is_stored_executed,
+    bootstrap_is_canonical,
+    claims_are_checked,
+    widgets_have_a_static_twin,
+    figures_are_described,
+    exercises_are_complete,
+    slides_are_marked,
+]

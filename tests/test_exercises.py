@@ -1,0 +1,109 @@
+"""The notebooks' exercises, run: solutions pass, stubs are "not attempted", wrong answers fail with a hint."""
+
+import ast
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+import badges
+import contract
+from diffmask_lite import exercises
+
+PATHS = badges.notebook_paths()
+NAMES = [path.name for path in PATHS]
+
+
+def collect() -> list:
+    """All exercises as (notebook, exercise); notebooks that break the rules are the contract test's affair."""
+    cases = []
+    for path in PATHS:
+        notebook = contract.Notebook.load(path, NAMES)
+        if not contract.exercises_are_complete(notebook):
+            for exercise in contract.exercises(notebook):
+                cases.append(pytest.param(notebook, exercise, id=f"{path.stem}-{exercise.number}-{exercise.function}"))
+    return cases
+
+
+CASES = collect()
+every_exercise = pytest.mark.parametrize(("notebook", "exercise"), CASES)
+
+
+def imports(notebook: contract.Notebook) -> str:
+    """The import statements of a notebook: all that a stub or a solution may lean on."""
+    trees = [ast.parse(contract.python(cell)) for cell in notebook.code if cell.source != contract.BOOTSTRAP]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in nodes)
+
+
+def define(notebook: contract.Notebook, exercise: contract.Exercise, source: str):
+    """The exercise's function as `source` defines it."""
+    names: dict = {"__name__": "__main__"}
+    exec(compile(imports(notebook), notebook.name, "exec"), names)
+    exec(compile(source, f"{notebook.name}, exercise {exercise.number}", "exec"), names)
+    return names[exercise.function]
+
+
+def check(exercise: contract.Exercise, answer):
+    return getattr(exercises, exercise.checker)(answer)
+
+
+def spoil(value):
+    """A plausible wrong version of a right result: numbers are off by one, truth values are turned round."""
+    if isinstance(value, bool | np.bool_):
+        return not value
+    if isinstance(value, torch.Tensor):
+        return ~value if value.dtype == torch.bool else value + 1
+    if isinstance(value, np.ndarray):
+        return ~value if value.dtype == bool else value + 1
+    if isinstance(value, int | float | np.number):
+        return value + 1
+    if isinstance(value, dict):
+        return {key: spoil(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(spoil(part) for part in value)
+    return None
+
+
+def raises(*_, **__):
+    raise ValueError("wrong on purpose")
+
+
+WRONG = {
+    "returns nothing": lambda solution: lambda *_, **__: None,
+    "returns 0": lambda solution: lambda *_, **__: 0.0,
+    "returns a text": lambda solution: lambda *_, **__: "patch",
+    "takes no argument": lambda solution: lambda: None,
+    "raises": lambda solution: raises,
+    "is not a function": lambda solution: None,
+    "is off by one": lambda solution: lambda *args, **named: spoil(solution(*args, **named)),
+}
+
+
+def test_there_are_exercises():
+    assert CASES, "no notebook has an exercise that could be read"
+
+
+def test_every_checker_belongs_to_an_exercise_and_the_reverse():
+    checkers = {name for name, _ in inspect.getmembers(exercises, inspect.isfunction) if name.startswith("check_")}
+    assert {case.values[1].checker for case in CASES} == checkers
+
+
+@every_exercise
+def test_solution_passes(notebook, exercise):
+    result = check(exercise, define(notebook, exercise, exercise.solution))
+    assert result.status == "passed", result.hint
+
+
+@every_exercise
+def test_stub_is_not_attempted(notebook, exercise):
+    assert check(exercise, define(notebook, exercise, exercise.stub)).status == "not attempted"
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@every_exercise
+def test_wrong_answer_fails_with_a_hint(notebook, exercise, wrong):
+    result = check(exercise, WRONG[wrong](define(notebook, exercise, exercise.solution)))
+    assert result.status == "failed"
+    assert result.hint
