@@ -87,9 +87,7 @@ def exemplary() -> Notebook:
         markdown("## References\n\n[The paper](https://arxiv.org/abs/2304.06391)", "slide"),
         markdown(badges.navigation(("00_first.ipynb", "First"), None), "skip"),
     ]
-    content = nbformat.v4.new_notebook(
-        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    )
+    content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     notebook = Notebook(names[1], content, 10_000, names)
     for count, cell in enumerate(notebook.code, 1):
         cell.execution_count = count

@@ -1,0 +1,12 @@
+"""diffmask_lite: a course and a small package on VISION DIFFMASK, explanations of Vision Transformers by the patches they need.
+
+from diffmask_lite import DiffMask, fit
+from diffmask_lite.weights import pretrained
+"""
+
+from .diffmask import Check, DiffMask, Explanation
+from .training import PUBLISHED, History, fit
+from .vit import UnfitViT
+
+__all__ = ["PUBLISHED", "Check", "DiffMask", "Explanation", "History", "UnfitViT", "fit"]
+__version__ = "0.1.0"

@@ -1,0 +1,188 @@
+"""The images of the course: a generated colour grid, CIFAR-10, folders of your own pictures, and one photograph of a cat.
+
+Every data set is map-style and yields normalised images first: `(image, label, …)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision import datasets as tv
+
+from .state import stream
+from .vit import anatomy
+
+# Okabe–Ito colours, told apart by nearly everyone; blue is counted, grey is neutral: exactly 0 after normalisation.
+PALETTE = {
+    "grey": (0.5, 0.5, 0.5),
+    "blue": (0.00, 0.45, 0.70),
+    "orange": (0.90, 0.62, 0.00),
+    "green": (0.00, 0.62, 0.45),
+    "vermilion": (0.84, 0.37, 0.00),
+    "purple": (0.80, 0.47, 0.65),
+    "yellow": (0.94, 0.89, 0.26),
+}
+GREY, COUNTED = 0, 1
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class ColourGrid(Dataset):
+    """Images of grid × grid coloured cells; the label is how many are blue. Which cells count is known, so masks can be judged.
+
+    Yields `(image, count, cells)`: float (3, grid·cell, grid·cell) in [−1, 1], int, bool (grid, grid), True where blue.
+    Counts 0 … grid² are equally likely; of the other cells a share between none and all is grey. A grey cell is exactly the
+    "mean" placeholder, so an image with all but its blue cells replaced is again a grid image with the same count: the counted
+    cells are the one smallest set of patches that keeps the answer. The same (n, grid, cell, seed) gives the same images.
+    """
+
+    def __init__(self, n: int, grid: int = 3, cell: int = 16, seed: int = 0):
+        if n < 1:
+            raise ValueError(f"A colour grid data set needs at least one image, but n is {n}.")
+        draw = stream(seed, "colour grid", n, grid)
+        self.cell = cell
+        cells = grid * grid
+        count = torch.randint(0, cells + 1, (n, 1), generator=draw)
+        place = torch.rand(n, cells, generator=draw).argsort(dim=1)  # a random ranking of the cells of each image
+        other = torch.randint(COUNTED + 1, len(PALETTE), (n, cells), generator=draw)
+        grey = torch.rand(n, cells, generator=draw) < torch.rand(n, 1, generator=draw)
+        other[grey] = GREY
+        self.colours = torch.where(place < count, COUNTED, other).view(n, grid, grid)  # indices into PALETTE
+        shades = torch.tensor(list(PALETTE.values()))[self.colours]  # (n, grid, grid, 3)
+        jitter = 0.04 * torch.randn(shades.shape, generator=draw)
+        coloured = self.colours[..., None] != GREY
+        self.shades = (shades + jitter * coloured).clamp(0, 1)
+
+    def __len__(self) -> int:
+        return len(self.colours)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int, Tensor]:
+        cells = self.colours[i] == COUNTED
+        return self._render(self.shades[i]), int(cells.sum()), cells
+
+    @property
+    def images(self) -> Tensor:
+        """All images at once, (n, 3, H, W)."""
+        return self._render(self.shades)
+
+    @property
+    def cells(self) -> Tensor:
+        """The ground truth of all images, bool (n, grid, grid)."""
+        return self.colours == COUNTED
+
+    def _render(self, shades: Tensor) -> Tensor:  # (…, g, g, 3) in [0, 1] -> (…, 3, g·cell, g·cell) in [−1, 1]
+        pixels = shades.repeat_interleave(self.cell, dim=-3).repeat_interleave(self.cell, dim=-2)
+        return (pixels * 2 - 1).movedim(-1, -3)
+
+
+def data_root(root: str | os.PathLike | None = None) -> Path:
+    """Return the folder of data sets: the argument, else `$DIFFMASK_DATA`, else `~/.cache/diffmask_lite`."""
+    return Path(root or os.environ.get("DIFFMASK_DATA") or Path.home() / ".cache" / "diffmask_lite")
+
+
+class CIFAR10(Dataset):
+    """CIFAR-10 (Krizhevsky, 2009) in memory: 50,000 training or 10,000 test images of 32 × 32 in ten classes.
+
+    Yields `(image, label)`: float (3, 32, 32), normalised by the training set's mean and standard deviation, and int.
+    `images` holds all pixels, uint8 (n, 3, 32, 32). Read from `<root>/cifar10/<split>/<class>/*` if that is there
+    (`source` is then "folder"), else through torchvision (`source` "original"), which downloads with `download=True`.
+    """
+
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+    def __init__(self, split: str = "train", root: str | os.PathLike | None = None, download: bool = False):
+        if split not in ("train", "test"):
+            raise ValueError(f'CIFAR-10 has the splits "train" and "test", but split is {split!r}.')
+        root = data_root(root)
+        folder = root / "cifar10" / split
+        if folder.is_dir():
+            self.source = "folder"
+            try:
+                found = tv.ImageFolder(folder)
+            except FileNotFoundError:  # no class folder, or one without a picture
+                found = None
+            if found is None or tuple(found.classes) != self.classes:
+                raise ValueError(f"{folder} must hold one folder for each of {', '.join(self.classes)}, none of them empty.")
+            pixels = np.stack([_cifar_pixels(path) for path, _ in found.samples])
+            labels = found.targets
+        else:
+            self.source = "original"
+            try:
+                data = tv.CIFAR10(root, train=split == "train", download=download)
+            except (RuntimeError, OSError) as error:
+                raise FileNotFoundError(
+                    f"CIFAR-10 is not under {root}; with a network, this gets it: "
+                    f'python -c "from diffmask_lite.datasets import CIFAR10; CIFAR10(download=True, root={str(root)!r})"'
+                ) from error
+            pixels, labels = data.data, data.targets
+        self.images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        self.labels = torch.tensor(labels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.normalise(self.images[i]), int(self.labels[i])
+
+    @classmethod
+    def normalise(cls, pixels: Tensor) -> Tensor:
+        """uint8 (…, 3, H, W) -> float, mean 0 and standard deviation 1 over the training set."""
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cls.mean, cls.std))
+        return (pixels.float() / 255 - mean) / std
+
+
+def _cifar_pixels(path: str) -> np.ndarray:
+    image = load_image(path)
+    if image.size != (32, 32):
+        raise ValueError(f"{path} is {image.width} × {image.height}, but CIFAR-10's pictures are 32 × 32.")
+    return np.asarray(image)
+
+
+def preprocess(model: nn.Module) -> Callable[[Image.Image], Tensor]:
+    """Return the transform that a timm ViT expects: resize, crop, normalise; PIL image -> float (C, H, W)."""
+    body = anatomy(
+        model
+    )  # pretrained_cfg has the size of the weights' training, which create_model(img_size=…) leaves as it is
+    size = {"input_size": (body.channels, *body.size)}
+    return timm.data.create_transform(**timm.data.resolve_data_config(size, model=model), is_training=False)
+
+
+def load_image(path: str | os.PathLike) -> Image.Image:
+    """Open a picture as upright RGB. Raises `ValueError` naming the file if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+        raise ValueError(f"{path} cannot be read as an image ({error}).") from error
+
+
+class ImageFolder(Dataset):
+    """Every picture under a folder, at any depth, as `transform` makes it. Yields `(image, name of its folder)`."""
+
+    def __init__(self, folder: str | os.PathLike, transform: Callable[[Image.Image], Tensor]):
+        found = (p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+        self.paths: Sequence[Path] = sorted(found)
+        if not self.paths:
+            raise FileNotFoundError(f"There is no picture ({', '.join(IMAGE_ENDINGS)}) under {folder}.")
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, str]:
+        return self.transform(load_image(self.paths[i])), self.paths[i].parent.name
+
+
+def cat_photograph() -> Image.Image:
+    """Return the face of scikit-image's cat Chelsea (photograph by Stefan van der Walt, CC0), 240 × 240; needs no network."""
+    from skimage.data import chelsea  # not at the top: scikit-image takes half a second to import
+
+    return Image.fromarray(chelsea()).crop((110, 10, 350, 250))

@@ -1,0 +1,207 @@
+"""`DiffMask`: gates and a placeholder for a frozen ViT. One forward pass of the ViT then explains a batch of images.
+
+Nalmpantis et al., "VISION DIFFMASK: Faithful Interpretation of Vision Transformers with Differentiable Patch Masking",
+CVPR Workshops 2023, arXiv 2304.06391.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import vit as see
+from .checks import check_images
+from .gates import Gate, log_open, normalise
+from .state import load_state, save_state
+
+PLACEHOLDERS = ("mean", "zero", "learned")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the gates say of a batch of images; all tensors are on the ViT's device and without gradients."""
+
+    mask: Tensor  # float (B, h, w): the probability that each patch is kept, gates of all layers together
+    keep: Tensor  # bool (B, h, w): mask > threshold, the predicted subset; verify it before you rely on it
+    layers: Tensor  # float (B, L + 2, h, w): the gate of each hidden state on its own
+    logits: Tensor  # (B, classes): the ViT's prediction on the whole image
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the ViT says when it sees only the patches that were kept."""
+
+    kl: Tensor  # (B,): KL(p(x) ‖ p(masked x)) in nats, 0 where the prediction is untouched
+    agree: Tensor  # bool (B,): the most probable class is the same
+    kept: Tensor  # (B,): share of patches kept
+    logits: Tensor  # (B, classes): the ViT's prediction on the kept patches alone
+
+
+def kl_divergence(logits: Tensor, masked: Tensor) -> Tensor:
+    """Return KL(p ‖ q) in nats, (B,), for p = softmax(logits) and q = softmax(masked), both (B, classes)."""
+    p, q = logits.float().log_softmax(-1), masked.float().log_softmax(-1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+
+
+class DiffMask(nn.Module):
+    """Gates and a placeholder that explain one frozen ViT.
+
+    vit: a timm ViT; `vit.anatomy` says what fits. It is a guest: not a submodule, never changed, and it decides the device.
+    placeholder: what stands for a removed patch, as a patch embedding before positions. "mean": the embedding of an all-zero
+        normalised patch; "zero": the zero vector; "learned": trained with the gates; or a tensor (D,) or (N, D).
+    hidden: width of each gate's hidden layer, by default D / 4 as published, but at least 64.
+    normalise: whether gates read normalised hidden states. False is the published form, kept for comparison; its gates
+        tend to shut for good.
+    seed: of the gates' first weights.
+
+    The state dict, the parameters and `train()` are those of the gates and the placeholder alone.
+    """
+
+    def __init__(
+        self,
+        vit: nn.Module,
+        placeholder: str | Tensor = "mean",
+        hidden: int | None = None,
+        normalise: bool = True,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.body = see.anatomy(vit, refresh=True)
+        self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
+        self.hidden, self.normalise = hidden or max(64, self.body.width // 4), normalise
+        with torch.random.fork_rng():  # the caller's random numbers stay as they were
+            torch.manual_seed(seed)
+            self.gates = nn.ModuleList(Gate(self.body.width, self.hidden) for _ in range(self.body.states))
+        self.kind = placeholder if isinstance(placeholder, str) else "tensor"
+        start = self._first_placeholder(placeholder)
+        if self.kind == "learned":
+            self.placeholder = nn.Parameter(start)
+        else:
+            self.register_buffer("placeholder", start)
+        self.to(next(vit.parameters()).device)
+
+    @property
+    def vit(self) -> nn.Module:
+        return self._guest[0]
+
+    def _first_placeholder(self, placeholder: str | Tensor) -> Tensor:
+        width, patches = self.body.width, self.body.patches
+        if isinstance(placeholder, Tensor):
+            if tuple(placeholder.shape) not in {(width,), (patches, width)}:
+                found = tuple(placeholder.shape)
+                raise ValueError(f"The placeholder has shape {found}, but this ViT takes ({width},) or ({patches}, {width}).")
+            return placeholder.detach().clone()
+        if placeholder not in PLACEHOLDERS:
+            raise ValueError(f"Unknown placeholder {placeholder!r}: use {', '.join(map(repr, PLACEHOLDERS))} or a tensor.")
+        weight = next(self.vit.parameters())
+        if placeholder == "zero":
+            return weight.new_zeros(width)
+        with torch.no_grad(), see.guest(self.vit):
+            grey = self.vit.patch_embed(weight.new_zeros(1, self.body.channels, *self.body.size)).flatten(1, -2)[0]
+        # one vector where the embedding looks at each patch alone, as a plain ViT's does
+        return grey[0].clone() if torch.allclose(grey, grey[:1], atol=1e-6) else grey.clone()
+
+    def read(self, images: Tensor, last: int | None = None) -> tuple[Tensor, Tensor]:
+        """Run the ViT once: its logits (B, classes), and the logits of gates 0 … last, (B, last + 1, N), by default all.
+
+        The ViT runs without gradients; the gates with them, where the caller has them on. No hidden state but h_0 outlives
+        the block that made it.
+        """
+        check_images(images, self.body, self.vit)
+        last = self.body.states - 1 if last is None else last
+        learning = torch.is_grad_enabled()
+        logits: list[Tensor] = []
+        embedding: list[Tensor] = []
+
+        def gate(i: int, state: Tensor) -> None:
+            if i > last:
+                return
+            with torch.set_grad_enabled(learning):
+                state = normalise(state) if self.normalise else state.float()
+                if i == 0:
+                    embedding.append(state)
+                logits.append(self.gates[i](embedding[0], state))
+
+        with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate):
+            prediction = self.vit(images)
+        return prediction, torch.stack(logits, dim=1)
+
+    @torch.no_grad()
+    def explain(self, images: Tensor, threshold: float = 0.5) -> Explanation:
+        """Predict which patches are enough to keep the ViT's prediction, in one forward pass of the ViT, deterministically.
+
+        images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
+        Raises `ValueError` on input that does not fit.
+        """
+        if not 0 <= threshold < 1:
+            raise ValueError(f"The threshold is a probability in [0, 1), but it is {threshold}.")
+        prediction, logits = self.read(images)
+        each = log_open(logits)  # (B, L + 2, N)
+        mask = each.sum(1).exp().unflatten(1, self.body.grid)  # a patch stays only if every layer keeps it
+        return Explanation(mask, mask > threshold, each.exp().unflatten(2, self.body.grid), prediction, threshold)
+
+    @torch.no_grad()
+    def verify(self, images: Tensor, keep: Tensor, logits: Tensor | None = None, removal: str | Tensor | None = None) -> Check:
+        """Ask the ViT about exactly the patches in `keep`, bool (B, h, w), and compare with its prediction on whole images.
+
+        logits: that prediction, (B, classes), if it is at hand (`result.logits`); else one more forward pass finds it.
+        removal: what stands for the other patches, by default this explainer's placeholder; see `vit.predict`.
+        """
+        if isinstance(keep, Tensor) and keep.dtype != torch.bool:
+            raise ValueError(f"verify scores a hard mask, so keep must be bool, but it is {keep.dtype}; use mask > 0.5.")
+        masked = see.predict(self.vit, images, keep, self.placeholder if removal is None else removal)
+        logits = see.predict(self.vit, images) if logits is None else logits
+        agree = logits.argmax(-1) == masked.argmax(-1)
+        return Check(kl_divergence(logits, masked), agree, keep.flatten(1).float().mean(1), masked)
+
+    def config(self) -> dict:
+        """What a weights file must say besides numbers, so that it can only be loaded where it fits."""
+        body = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.body).items()}
+        return {"kind": "diffmask", "placeholder": self.kind, "hidden": self.hidden, "normalise": self.normalise,
+                "body": body, "vit": fingerprint(self.vit)}  # fmt: skip
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write gates and placeholder as safetensors, replacing an older file in one step."""
+        save_state(path, self.state_dict(), self.config())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, vit: nn.Module, same_vit: bool = True) -> DiffMask:
+        """Read what `save` wrote. Raises `ValueError` if the file is broken, or its gates are for another ViT.
+
+        same_vit=False also takes gates trained on other weights of the same shape, for a warm start.
+        """
+        tensors, config = load_state(path)
+        if config.get("kind") != "diffmask":
+            raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
+        placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
+        explainer = cls(vit, placeholder, config["hidden"], config["normalise"])
+        mine = explainer.config()
+        for key, value in mine["body"].items():
+            if config["body"][key] != value:
+                raise ValueError(f"{path} is for a ViT with {key} {config['body'][key]}, but this one has {key} {value}.")
+        if same_vit and config["vit"] != mine["vit"]:
+            raise ValueError(
+                f"{path} was trained for a ViT of this shape but with other weights; load those, or pass same_vit=False "
+                "to start a new training from these gates."
+            )
+        try:
+            explainer.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} lacks tensors of a DiffMask ({' '.join(str(error).split()[-3:])}); save it again."
+            ) from error
+        return explainer
+
+
+def fingerprint(vit: nn.Module) -> str:
+    """Return a short hash of a ViT's patch embedding, to tell one set of weights from another."""
+    blob = b"".join(
+        w.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes() for w in vit.patch_embed.parameters()
+    )
+    return hashlib.blake2b(blob, digest_size=8).hexdigest()

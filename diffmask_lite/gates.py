@@ -1,0 +1,66 @@
+"""The hard-concrete distribution, and the gate that reads a hidden state.
+
+A gate is a random number z in [0, 1] that is exactly 0 with a probability that has a gradient: a binary concrete variable s
+(Maddison et al., 2017; Jang et al., 2017), stretched to (LEFT, RIGHT) and cut off at 0 and 1 (Louizos et al., 2018).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TEMPERATURE, LEFT, RIGHT = 0.2, -0.2, 1.0  # as in VISION DIFFMASK
+
+
+def stretched(logits: Tensor, uniform: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return the stretched binary concrete variable in (LEFT, RIGHT), before it is cut off; shapes as `logits`.
+
+    uniform: numbers in [0, 1) of the same shape; they are moved off the border, where the logarithm is infinite.
+    """
+    eps = torch.finfo(uniform.dtype).eps
+    noise = torch.logit(uniform, eps=eps)
+    return torch.sigmoid((logits + noise) / temperature) * (RIGHT - LEFT) + LEFT
+
+
+def sample(logits: Tensor, uniform: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return one hard-concrete sample z in [0, 1] for each logit; differentiable where 0 < z < 1."""
+    return stretched(logits, uniform, temperature).clamp(0, 1)
+
+
+def log_open(logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return log P(z > 0) = log σ(logit − temperature · log(−LEFT / RIGHT)), the expected L0 norm's logarithm."""
+    return F.logsigmoid(logits - temperature * math.log(-LEFT / RIGHT))
+
+
+def prob_open(logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Return P(z > 0), the probability that the gate is not shut."""
+    return log_open(logits, temperature).exp()
+
+
+def normalise(state: Tensor) -> Tensor:
+    """LayerNorm without weights over the last axis, in float32: (…, D) → (…, D) of mean 0 and variance 1."""
+    return F.layer_norm(state.float(), state.shape[-1:])
+
+
+class Gate(nn.Module):
+    """Read [h_0 ; h_i] of one patch and say, as a logit, whether to keep it: a perceptron with one hidden layer.
+
+    Give it hidden states that went through `normalise`. The hidden states of a trained ViT differ in scale from layer to layer
+    and from patch to patch; as they are, a few large ones saturate the tanh, and the gates shut for good early in training.
+    """
+
+    def __init__(self, width: int, hidden: int, bias: float = 5.0):
+        super().__init__()
+        self.first = nn.Linear(2 * width, hidden)
+        self.last = nn.Linear(hidden, 1)
+        nn.init.constant_(self.last.bias, bias)  # start with every patch kept
+
+    def forward(self, embedding: Tensor, state: Tensor) -> Tensor:
+        """embedding h_0 and state h_i, both (B, N, D) → logits (B, N)."""
+        # first([h_0 ; h_i]) = W_0 h_0 + W_i h_i + b, without the copy that a concatenation makes
+        w_0, w_i = self.first.weight.chunk(2, dim=1)
+        hidden = torch.tanh(F.linear(embedding, w_0) + F.linear(state, w_i, self.first.bias))  # (B, N, hidden)
+        return self.last(hidden).squeeze(-1)

@@ -1,0 +1,297 @@
+"""`fit`: learn the smallest mask that keeps the prediction, as a constrained optimisation.
+
+    minimise  the expected share of patches kept   subject to   KL(p(x) ‖ p(masked x)) ≤ eps
+
+by gradient descent on the gates and ascent on one multiplier α_k ≥ 0 for each depth k of the Lagrangian
+sparsity + α_k · (KL − eps). Depth k is drawn anew in each step, and the mask is the product of gates 0 … k.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from timm.optim import Lookahead
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from . import vit as see
+from .diffmask import DiffMask, kl_divergence
+from .gates import log_open, sample
+from .state import check_same_run, epoch_order, load_state, pack_optimizer, save_state, stream, unpack_optimizer
+
+COLUMNS = ("step", "kl", "kept", "agree", "sparsity", "alpha", "layer")
+
+# The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, code/models/interpretation.py), with a
+# multiplier that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, n, **PUBLISHED["fit"]).
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "explainer": {"placeholder": "learned", "normalise": False},
+    "fit": {"optimizer": "lookahead-rmsprop", "lr": 3e-4, "warmup": 1200, "sparsity": "log", "alpha": 1.0, "alpha_lr": 0.3},
+}
+
+
+@dataclass
+class History:
+    """One entry a step, of the sampled masks of that step's batch."""
+
+    eps: float
+    step: list[int] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)  # mean KL(p(x) ‖ p(masked x)), nats
+    kept: list[float] = field(default_factory=list)  # mean share of patches with z > 0
+    agree: list[float] = field(default_factory=list)  # share of images whose class is unchanged
+    sparsity: list[float] = field(default_factory=list)  # the sparsity term of the loss
+    alpha: list[float] = field(default_factory=list)  # α_k after the step
+    layer: list[int] = field(default_factory=list)  # k: gates 0 … k made the mask
+    restarts: list[int] = field(default_factory=list)  # steps at which collapsed gates were begun anew
+    interrupted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def add(self, *row: float) -> None:
+        for name, value in zip(COLUMNS, row, strict=True):
+            getattr(self, name).append(value)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the history as a table with one row a step."""
+        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
+
+
+def fit(
+    explainer: DiffMask,
+    dataset: Dataset | Tensor,
+    steps: int,
+    *,
+    eps: float = 0.1,
+    seed: int = 0,
+    batch: int = 64,
+    lr: float = 3e-3,
+    warmup: int = 50,
+    alpha: float = 1.0,
+    alpha_lr: float = 0.3,
+    alpha_max: float = 200.0,
+    sparsity: str = "l0",
+    optimizer: str = "adam",
+    decay: bool = False,
+    checkpoint: str | os.PathLike | None = None,
+    every: int = 100,
+    workers: int = 0,
+    autocast: torch.dtype | None = None,
+    progress: bool = True,
+) -> History:
+    """Train the gates (and a learned placeholder) of `explainer` in place and return what happened.
+
+    dataset: items are an image (C, H, W), or a tuple that begins with one; labels are not used. eps: the KL allowed, in nats.
+    seed: of data order, depths and gate noise, each a function of (seed, step, index in the batch) alone.
+    lr, warmup, decay: the gates' learning rate, rising over `warmup` steps, then constant or falling to 0 along a cosine.
+    alpha, alpha_lr, alpha_max: first value, step size and cap of the multipliers.
+    sparsity: "l0", the expected share of patches kept; or "log", its published form, the mean log-probability to be kept.
+    checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
+    workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT.
+
+    Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
+    `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
+    """
+    _check_settings(dataset, steps, eps, batch, lr, sparsity, optimizer)
+    vit, body = explainer.vit, explainer.body
+    device = next(vit.parameters()).device
+    learner = _optimizer(optimizer, explainer, lr)
+    alphas = torch.full((body.states,), float(alpha))
+    history = History(eps)
+    settings = {
+        "eps": eps, "batch": batch, "lr": lr, "warmup": warmup, "alpha": alpha, "alpha_lr": alpha_lr, "alpha_max": alpha_max,
+        "sparsity": sparsity, "optimizer": optimizer, "decay": steps if decay else 0,
+    }  # fmt: skip
+    run = {"kind": "fit", "seed": seed, "images": len(dataset), **settings, **explainer.config()}
+
+    if checkpoint and Path(checkpoint).exists():
+        tensors, meta = load_state(checkpoint)
+        check_same_run(checkpoint, meta.get("run"), run)
+        explainer.load_state_dict({k.removeprefix("gates/"): v for k, v in tensors.items() if k.startswith("gates/")})
+        unpack_optimizer(learner, tensors, meta["optimizer"])
+        alphas, history = tensors["alphas"], _unpack_history(tensors["history"], eps, meta["restarts"])
+
+    def store() -> None:
+        tensors, meta = pack_optimizer(learner)
+        tensors |= {f"gates/{k}": v for k, v in explainer.state_dict().items()} | {"alphas": alphas}
+        tensors["history"] = torch.tensor(history.frame().to_numpy(), dtype=torch.float64)
+        save_state(checkpoint, tensors, {"run": run, "optimizer": meta, "restarts": history.restarts})
+
+    start = len(history)
+    loader = _batches(dataset, seed, batch, start, steps, workers)
+    bar = tqdm(total=steps, initial=start, desc="gates", disable=not progress, file=sys.stdout, leave=False, mininterval=0.5)
+    fused = see.explicit_attention(vit) if device.type == "cpu" else nullcontext()
+    with bar, fused, _deferred_interrupt() as interrupted:
+        for step in range(start, steps):
+            images = _next_images(loader, step).to(device)
+            _check_finite(images, step, dataset, seed)
+            draw = stream(seed, "gates", step)
+            k = int(torch.randint(body.states, (), generator=draw))
+            uniform = torch.rand(batch, body.states, body.patches, generator=draw)[:, : k + 1].to(device)
+            with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+                logits, gates = explainer.read(images, last=k)  # gates: logits (B, k + 1, N)
+                z = sample(gates, uniform).prod(1)  # (B, N): one closed gate is a veto
+                masked = see.predict(vit, images, z.unflatten(1, body.grid), explainer.placeholder)
+            kl = kl_divergence(logits, masked).mean()
+            log_kept = log_open(gates).sum(1)  # (B, N)
+            cost = log_kept.exp().mean() if sparsity == "l0" else log_kept.mean()
+            loss = cost + alphas[k].item() * (kl - eps)
+            if not loss.isfinite():
+                raise FloatingPointError(
+                    f"The loss became {loss.item()} at step {step} (KL {kl.item()}), and the gates are those of the step "
+                    "before; try a smaller lr, or a wider autocast dtype."
+                )
+            for group in learner.param_groups:
+                group["lr"] = group["initial_lr"] * _schedule(step, warmup, steps if decay else 0)
+            learner.zero_grad(set_to_none=True)
+            loss.backward()
+            learner.step()
+            # Ascent: a violated constraint makes its own multiplier grow.
+            alphas[k] = (alphas[k] + alpha_lr * (kl.item() - eps)).clamp(0, alpha_max)
+
+            agree = (logits.argmax(1) == masked.argmax(1)).float().mean()
+            kept = (z > 0).float().mean()
+            history.add(step, kl.item(), kept.item(), agree.item(), cost.item(), alphas[k].item(), k)
+            bar.set_postfix(KL=f"{kl.item():.3f}", kept=f"{kept.item():.2f}", alpha=f"{alphas[k].item():.1f}", refresh=False)
+            bar.update()
+            history.interrupted = interrupted.is_set()
+            if checkpoint and ((step + 1) % every == 0 or step + 1 == steps or history.interrupted):
+                store()
+            if history.interrupted:
+                print(f"Stopped after step {step}; the gates keep what they learned.")
+                break
+    return history
+
+
+def _check_settings(dataset: Any, steps: int, eps: float, batch: int, lr: float, sparsity: str, optimizer: str) -> None:
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
+        raise ValueError(f"fit needs a data set with a length and items by index, but this is a {type(dataset).__name__}.")
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty; give fit at least one image.")
+    for name, value in {"eps": eps, "steps": steps, "batch": batch, "lr": lr}.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, but it is {value}.")
+    if sparsity not in ("l0", "log"):
+        raise ValueError(f'Unknown sparsity {sparsity!r}: use "l0" or "log".')
+    if optimizer not in ("adam", "lookahead-rmsprop"):
+        raise ValueError(f'Unknown optimizer {optimizer!r}: use "adam" or "lookahead-rmsprop".')
+
+
+def _optimizer(name: str, explainer: DiffMask, lr: float) -> torch.optim.Optimizer:
+    placeholder = {id(explainer.placeholder)}  # published: a learned placeholder has a rate of its own
+    groups = [{"params": [p for p in explainer.parameters() if id(p) not in placeholder], "lr": lr}]
+    if explainer.kind == "learned":
+        groups.append({"params": [explainer.placeholder], "lr": 1e-3})
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    if name == "adam":
+        return torch.optim.Adam(groups)
+    return Lookahead(torch.optim.RMSprop(groups, centered=True), alpha=0.5, k=6)
+
+
+def _schedule(step: int, warmup: int, decay: int) -> float:
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return rise * (0.5 * (1 + math.cos(math.pi * step / decay)) if decay else 1.0)
+
+
+class _Seeded(Dataset):
+    """Whatever an item draws at random (an augmentation, say) becomes a function of the seed and the place in the run."""
+
+    def __init__(self, dataset: Dataset | Tensor, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: tuple[int, int]) -> Tensor:
+        position, index = place
+        state = random.getstate()
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.set_state(stream(self.seed, "item", position).get_state())
+            random.seed(f"{self.seed} {position}")
+            try:
+                item = self.dataset[index]
+            finally:
+                random.setstate(state)
+        image = item[0] if isinstance(item, tuple | list) and len(item) > 0 else item
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+            raise ValueError(
+                f"Item {index} of the data set gives {found} where an image (C, H, W) is expected; items must be an image or "
+                "a tuple that begins with one."
+            )
+        return image
+
+
+def _batches(dataset: Dataset | Tensor, seed: int, batch: int, start: int, steps: int, workers: int) -> Iterator[Tensor]:
+    """Yield the images of steps start … steps − 1, each (B, C, H, W)."""
+
+    def places() -> Iterator[list[tuple[int, int]]]:
+        for step in range(start, steps):
+            order = epoch_order(len(dataset), seed, step * batch, batch)
+            yield [(step * batch + j, index) for j, index in enumerate(order)]
+
+    seeded = _Seeded(dataset, seed)
+    if workers:
+        yield from DataLoader(seeded, batch_sampler=places(), num_workers=workers)
+    else:  # without a DataLoader, an error in an item reaches the reader as it was raised
+        for group in places():
+            yield torch.stack([seeded[place] for place in group])
+
+
+def _check_finite(images: Tensor, step: int, dataset: Dataset | Tensor, seed: int) -> None:
+    good = images.isfinite().flatten(1).all(1)
+    if not good.all():
+        order = epoch_order(len(dataset), seed, step * len(images), len(images))
+        bad = [index for index, fine in zip(order, good.tolist(), strict=True) if not fine]
+        raise ValueError(
+            f"Training stopped at step {step}: items {bad[:8]} of the data set hold NaN or infinite pixels; repair them or "
+            "leave them out."
+        )
+
+
+def _next_images(loader: Iterator[Tensor], step: int) -> Tensor:
+    try:
+        return next(loader)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"Training stopped at step {step}: {error}") from error
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Let Ctrl-C set an event instead of raising, so that a step is never cut in half; a second Ctrl-C raises."""
+    pressed = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield pressed  # somebody else handles Ctrl-C
+        return
+
+    def press(number: int, frame: Any) -> None:
+        if pressed.is_set():
+            signal.default_int_handler(number, frame)
+        pressed.set()
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _unpack_history(rows: Tensor, eps: float, restarts: list[int]) -> History:
+    history = History(eps, restarts=list(restarts))
+    for row in rows.tolist():
+        history.add(int(row[0]), *row[1:-1], int(row[-1]))
+    return history

@@ -1,0 +1,60 @@
+"""Sliders for the notebooks: each only calls a function of `plots` and shows the picture that it returns.
+
+A widget shows nothing where no kernel runs, as on GitHub; `plots.soft_to_hard_strip` is the static twin of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import plots
+
+try:
+    import ipywidgets
+except ImportError as error:
+    raise ImportError('The sliders need ipywidgets; this installs it: pip install "diffmask_lite[lab]"') from error
+
+Words = str | Callable[[float], str]  # a sentence, or a function of the slider's setting that gives one
+
+
+def soft_to_hard(picture: Any, mask: Any, threshold: float = 0.5, words: Words = "") -> ipywidgets.VBox:
+    """Return a slider from the soft mask (0) to the hard one (1) over `plots.soft_to_hard`.
+
+    picture (H, W, 3) in [0, 1], mask (h, w) in [0, 1]. Words go above the picture; a function is asked at each setting.
+    """
+
+    def draw(hardness: float) -> plots.Drawing:
+        return plots.soft_to_hard(picture, mask, hardness, threshold, _say(words, hardness))
+
+    return _slide("hardness", 0.0, 1.0, 0.0, draw)
+
+
+def threshold(picture: Any, mask: Any, words: Words = "", start: float = 0.5) -> ipywidgets.VBox:
+    """Return a slider of the threshold above which patches are kept, over `plots.soft_to_hard`; see `soft_to_hard`."""
+
+    def draw(value: float) -> plots.Drawing:
+        return plots.soft_to_hard(picture, mask, 1, value, _say(words, value))
+
+    return _slide("threshold", 0.0, 1.0, start, draw)
+
+
+def _say(words: Words, setting: float) -> str:
+    return words(setting) if callable(words) else words
+
+
+def _slide(name: str, low: float, high: float, start: float, draw: Callable[[float], plots.Drawing]) -> ipywidgets.VBox:
+    """A slider above the picture of its setting. Bytes are put into one image, so that nothing can be shown twice."""
+    slider = ipywidgets.FloatSlider(
+        value=start, min=low, max=high, step=0.05, description=name, continuous_update=False
+    )  # drawing takes longer than a hand takes to move on, so it waits until the slider rests
+    image = ipywidgets.Image(format="png")
+
+    def update(_change: Any = None) -> None:
+        # A step of 0.05 does not end exactly at 1 after twenty additions, and only 1 is the hard mask.
+        figure = draw(round(slider.value, 2))
+        image.value, image.tooltip = plots.png(figure), plots.alt_text(figure)
+
+    slider.observe(update, names="value")
+    update()
+    return ipywidgets.VBox([slider, image])

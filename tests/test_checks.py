@@ -1,0 +1,118 @@
+"""Bad input is refused in one clear sentence, wherever images or masks come in, and good input is not."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffmask_lite import vit as see
+from families import assert_one_sentence, build, shared, some_images, some_keep
+
+VIT = shared("vit")
+IMAGES = some_images(VIT)
+KEEP = some_keep(VIT, [3, 5, 7])
+
+
+def with_pixel(value):
+    images = IMAGES.clone()
+    images[1, 2, 3, 4] = value
+    return images
+
+
+BAD_IMAGES = {
+    "dict": ({"image": IMAGES}, TypeError, "this is a dict"),
+    "list": (list(IMAGES), TypeError, "this is a list"),
+    "array": (IMAGES.numpy(), TypeError, "this is a ndarray"),
+    "one_image": (IMAGES[0], ValueError, "add a batch axis with images[None]"),
+    "five_axes": (IMAGES[None], ValueError, "4 axes (B, C, H, W), but these have shape (1, 3, 3, 64, 64)"),
+    "channels": (IMAGES[:, :1], ValueError, "1 channels, but this ViT takes 3"),
+    "channels_last": (IMAGES.movedim(1, -1), ValueError, "64 channels, but this ViT takes 3"),
+    "size": (IMAGES[..., :48], ValueError, "3 × 64 × 48, but this ViT takes 3 × 64 × 64"),
+    "empty": (IMAGES[:0], ValueError, "the batch of images is empty"),
+    "uint8": ((IMAGES * 50 + 128).byte(), ValueError, "torch.uint8; divide pixels by 255"),
+    "pixels_0_to_255": (torch.rand(3, 3, 64, 64) * 255, ValueError, "divide pixels by 255"),
+    "nan": (with_pixel(float("nan")), ValueError, "images [1] of the batch hold nan or infinite"),
+    "infinite": (with_pixel(float("-inf")), ValueError, "images [1] of the batch hold nan or infinite"),
+    "double": (IMAGES.double(), ValueError, "torch.float64, but the vit's weights are torch.float32"),
+    "device": (IMAGES.to("meta"), ValueError, "on meta, but the vit is on cpu; use images.to('cpu')"),
+}
+
+
+def assert_refused(caught, words):
+    assert words.lower() in assert_one_sentence(caught.value).lower()
+
+
+@pytest.mark.parametrize("images, error, words", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_images_are_refused(images, error, words):
+    with pytest.raises(error) as caught:
+        see.predict(VIT, images)
+    assert_refused(caught, words)
+
+
+@pytest.mark.parametrize("look", [see.hidden_states, see.attention_maps])
+def test_every_way_in_is_guarded(look):
+    with pytest.raises(ValueError, match="hold NaN"):
+        look(VIT, with_pixel(float("nan")))
+
+
+PLACEHOLDER = torch.zeros(48)
+BAD_MASKS = {
+    "list": (KEEP.tolist(), "mean", TypeError, "mask must be a tensor (B, h, w), but this is a list"),
+    "flat": (KEEP.flatten(1), "mean", ValueError, "shape (3, 16), but 3 images on a 4 × 4 patch grid need (3, 4, 4)"),
+    "of_pixels": (torch.ones(3, 64, 64, dtype=torch.bool), "mean", ValueError, "need (3, 4, 4)"),
+    "other_batch": (KEEP[:2], "mean", ValueError, "shape (2, 4, 4), but 3 images"),
+    "device": (KEEP.to("meta"), "mean", ValueError, "the mask is on meta, but the images are on cpu"),
+    "float_drop": (KEEP.float(), "drop", ValueError, 'removal "drop" takes whole patches away, so the mask must be bool'),
+    "float_mean": (KEEP.float(), "mean", ValueError, "the mask must be bool, but it is torch.float32"),
+    "int_noise": (KEEP.long(), "noise", ValueError, "the mask must be bool, but it is torch.int64"),
+    "unknown_removal": (KEEP, "blur", ValueError, "unknown removal 'blur'"),
+    "no_removal": (KEEP, None, ValueError, "unknown removal None"),
+    "array_removal": (KEEP, np.zeros(2), ValueError, "unknown removal array("),
+    "narrow_placeholder": (KEEP, torch.zeros(47), ValueError, "shape (47,), but this ViT needs (48,) or (16, 48)"),
+    "short_placeholder": (KEEP, torch.zeros(15, 48), ValueError, "shape (15, 48), but this ViT needs (48,) or (16, 48)"),
+    "batch_placeholder": (KEEP, torch.zeros(1, 16, 48), ValueError, "needs (48,) or (16, 48)"),
+    "far_placeholder": (KEEP, PLACEHOLDER.to("meta"), ValueError, "the placeholder is on meta, but the images are on cpu"),
+}
+
+
+@pytest.mark.parametrize("keep, removal, error, words", BAD_MASKS.values(), ids=BAD_MASKS)
+def test_masks_and_removals_are_refused(keep, removal, error, words):
+    with pytest.raises(error) as caught:
+        see.predict(VIT, IMAGES, keep, removal)
+    assert_refused(caught, words)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64, torch.int64])
+def test_a_placeholder_takes_masks_of_any_type(dtype):
+    logits = see.predict(VIT, IMAGES, KEEP.to(dtype), PLACEHOLDER)
+    torch.testing.assert_close(logits, see.predict(VIT, IMAGES, KEEP, PLACEHOLDER))
+
+
+@pytest.mark.parametrize("family", ["vit", "siglip", "clip"])
+def test_black_white_and_three_times_as_bright_are_fine(family):
+    model = shared(family)
+    low, high = see.pixel_range(model)
+    for level in (low, high, 3 * high):
+        assert see.predict(model, level.expand(1, 3, 64, 64)).isfinite().all()
+
+
+def test_half_precision_and_autocast_are_fine():
+    half = build("vit").bfloat16()
+    assert see.predict(half, IMAGES.bfloat16(), KEEP, "drop").dtype == torch.bfloat16
+    assert see.predict(half, IMAGES.bfloat16(), KEEP, PLACEHOLDER).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        for removal in ("drop", "mean", "noise", PLACEHOLDER):
+            assert see.predict(VIT, IMAGES, KEEP, removal).isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", ["vit", "dinov3", "siglip", "beit"])
+def test_a_gpu_gives_what_the_cpu_gives(family):
+    model, there = shared(family), build(family).cuda()
+    images, keep = some_images(model), some_keep(model, [3, 0, 7])
+    for removal in ("drop", "mean", "noise", PLACEHOLDER):
+        far = removal.cuda() if isinstance(removal, torch.Tensor) else removal
+        logits = see.predict(there, images.cuda(), keep.cuda(), far)
+        expected = see.predict(model, images, keep, removal)
+        torch.testing.assert_close(logits.cpu(), expected, rtol=0, atol=0.05)  # convolutions may run in TF32
+    with pytest.raises(ValueError, match="Images are on cpu, but the ViT is on cuda:0"):
+        see.predict(there, images)

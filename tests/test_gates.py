@@ -1,0 +1,62 @@
+"""The hard-concrete distribution against a million samples, against quadrature, and against torch's own concrete."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+
+from diffmask_lite.gates import LEFT, RIGHT, TEMPERATURE, Gate, log_open, normalise, prob_open, sample, stretched
+from diffmask_lite.state import stream
+
+LOGITS = [-4.0, -1.0, 0.0, 0.7, 2.0]
+
+
+@pytest.mark.parametrize("logit", LOGITS)
+def test_prob_open_is_the_share_of_samples_above_zero(logit):
+    z = sample(torch.full((1_000_000,), logit), torch.rand(1_000_000, generator=stream(0, "gate")))
+    p = prob_open(torch.tensor(logit)).item()
+    assert z.min() >= 0 and z.max() <= 1
+    assert (z > 0).float().mean().item() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 1e6))
+
+
+@pytest.mark.parametrize("logit", LOGITS)
+def test_samples_follow_torchs_relaxed_bernoulli_stretched_and_cut(logit):
+    """E[z] by quadrature over the density of torch's relaxed Bernoulli, an implementation that we do not share."""
+    temperature = torch.tensor(TEMPERATURE).double()
+    concrete = LogitRelaxedBernoulli(temperature, logits=torch.tensor(logit).double())
+    t = torch.linspace(-150, 150, 300_001, dtype=torch.float64)
+    density = concrete.log_prob(t).exp()
+    wanted = torch.trapezoid(density * (torch.sigmoid(t) * (RIGHT - LEFT) + LEFT).clamp(0, 1), t).item()
+    z = sample(torch.full((1_000_000,), logit), torch.rand(1_000_000, generator=stream(1, "gate")))
+    assert torch.trapezoid(density, t).item() == pytest.approx(1, abs=1e-3)
+    assert z.mean().item() == pytest.approx(wanted, abs=2e-3)
+
+
+def test_uniform_border_values_stay_finite_and_monotone():
+    u = torch.tensor([0.0, 1e-8, 0.5, 1 - 2**-24])
+    s = stretched(torch.zeros(4), u)
+    assert s.isfinite().all() and (s.diff() >= 0).all() and s[2].item() == pytest.approx((LEFT + RIGHT) / 2)
+
+
+def test_log_open_has_a_gradient_where_a_sample_has_none():
+    logit = torch.tensor(-8.0, requires_grad=True)
+    sample(logit, torch.tensor(0.5)).backward()
+    assert logit.grad.item() == 0
+    log_open(logit).backward()
+    assert logit.grad.item() == pytest.approx(1, abs=1e-3)
+
+
+def test_gate_equals_the_perceptron_on_concatenated_states():
+    torch.manual_seed(0)
+    gate, h_0, h_i = Gate(12, 8, bias=2.0), torch.randn(3, 5, 12), torch.randn(3, 5, 12)
+    slow = gate.last(torch.tanh(gate.first(torch.cat([h_0, h_i], dim=-1)))).squeeze(-1)
+    torch.testing.assert_close(gate(h_0, h_i), slow)
+    assert gate.last.bias.item() == 2.0
+
+
+def test_normalise_has_mean_zero_and_variance_one_for_each_patch():
+    x = normalise(torch.randn(2, 3, 64, dtype=torch.bfloat16) * 30 + 7)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.mean(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.var(-1, unbiased=False), torch.ones(2, 3), atol=1e-3, rtol=0)
