@@ -9,73 +9,40 @@ Shapes: picture (H, W, 3) in [0, 1], pictures (B, H, W, 3), mask (h, w) in [0, 1
 
 from __future__ import annotations
 
-import io
 import textwrap
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # Okabe–Ito, told apart by nearly everyone
-GREY = 0.5  # what stands where a patch was removed
-MAP = "cividis"  # its lightness rises evenly, so it also works in grey and for colour-blind readers
-WIDTH = 9.0  # inches; 900 pixels at the style's resolution
-STYLE = {
-    "figure.dpi": 100,
-    "font.size": 12,
-    "axes.titlesize": 12,
-    "axes.labelsize": 12,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 11,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-P = ParamSpec("P")
+from .canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    STYLE,
+    VERMILION,
+    WIDTH,
+    Drawing,
+    alt_text,
+    as_array,
+    as_picture,
+    bare,
+    colourbar,
+    described,
+    in_house_style,
+    new_figure,
+    overlay,
+    png,
+)  # fmt: skip
 
-
-class Drawing(Figure):
-    """A figure that a notebook shows once, with or without pyplot loaded, and with its alternative text."""
-
-    def _repr_png_(self) -> bytes:
-        return png(self)
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
-        return {}, {"image/png": {"alt": alt_text(self)}}
-
-
-def alt_text(figure: Figure) -> str:
-    """Return the alternative text that a figure of this module carries."""
-    return figure.get_label()
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def in_house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
-    """Let a function draw under the house style, whatever style the reader has chosen, and put theirs back."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Drawing:
-        with matplotlib.style.context(["default", STYLE]):
-            return draw(*args, **kwargs)
-
-    return styled
+__all__ = [
+    "GREY", "STYLE", "Drawing", "alt_text", "displayable", "explanations", "harden", "history", "image_grid", "layers",
+    "overlay", "png", "probabilities", "soft_to_hard", "soft_to_hard_strip",
+]  # fmt: skip
 
 
 def displayable(images: Any, mean: Any = 0.5, std: Any = 0.5) -> ndarray:
@@ -83,10 +50,10 @@ def displayable(images: Any, mean: Any = 0.5, std: Any = 0.5) -> ndarray:
 
     mean, std: those of the normalisation, one number or one for each of the C = 1 or 3 channels.
     """
-    images = _array(images)
+    images = as_array(images)
     if images.ndim not in (3, 4) or images.shape[-3] not in (1, 3):
         raise ValueError(f"Images must be (B, C, H, W) with 1 or 3 channels, but these have shape {images.shape}.")
-    mean, std = (np.reshape(_array(v), (-1, 1, 1)).astype(images.dtype) for v in (mean, std))
+    mean, std = (np.reshape(as_array(v), (-1, 1, 1)).astype(images.dtype) for v in (mean, std))
     pixels = np.clip(images * std + mean, 0, 1).reshape(-1, *images.shape[-3:]).transpose(0, 2, 3, 1)
     return pixels.repeat(3 // pixels.shape[-1], axis=-1)
 
@@ -99,7 +66,7 @@ def harden(mask: Any, hardness: float, threshold: float = 0.5) -> ndarray:
     """
     if not 0 <= hardness <= 1:
         raise ValueError(f"Hardness runs from 0 (soft) to 1 (hard), but it is {hardness}.")
-    mask = _array(mask)
+    mask = as_array(mask)
     keep = mask > threshold  # in the mask's own precision, as `explain` compares
     if hardness in (0, 1):
         return (keep if hardness else mask).astype(float)
@@ -109,58 +76,24 @@ def harden(mask: Any, hardness: float, threshold: float = 0.5) -> ndarray:
     return threshold + np.where(keep, 1, -1) * room * u ** (1 - hardness)
 
 
-def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float = 0.5) -> AxesImage:
-    """Draw a mask (h, w) over a picture on `ax`, with patch edges `edge` points thin; return the image with the mask.
-
-    heat=False: mask · picture + (1 − mask) · grey, as the gates mix patch embeddings (VISION DIFFMASK, eq. 4).
-    heat=True: the mask's colours over the picture in faint grey.
-    A bool mask also gets an outline, so that a grey patch that was kept differs from one that was removed.
-    """
-    picture, mask = _picture(picture), _array(mask)
-    if mask.ndim != 2 or not (mask.min() >= 0 and mask.max() <= 1):  # also refuses NaN
-        raise ValueError(f"A mask must be (h, w) with values in [0, 1], but this one has shape {mask.shape}:\n{mask}")
-    (height, width), (h, w) = picture.shape[:2], mask.shape
-    place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
-    if heat:
-        faint = GREY + 0.5 * (picture @ (0.299, 0.587, 0.114) - GREY)  # lightness, at half its contrast
-        ax.imshow(faint, cmap="gray", vmin=0, vmax=1, **place)
-        image = ax.imshow(mask.astype(float), cmap=MAP, vmin=0, vmax=1, alpha=0.75, **place)
-    else:
-        z = mask[np.arange(height) * h // height][:, np.arange(width) * w // width, None].astype(float)  # (H, W, 1)
-        image = ax.imshow(z * picture + (1 - z) * GREY, **place)
-    ys, xs = np.linspace(0, height, h + 1), np.linspace(0, width, w + 1)
-    edges = [[(0, y), (width, y)] for y in ys[1:-1]] + [[(x, 0), (x, height)] for x in xs[1:-1]]
-    ax.add_collection(LineCollection(edges, colors="white", linewidths=edge, alpha=0.5), autolim=False)
-    if mask.dtype == bool:
-        inside = np.pad(mask, 1)
-        across, down = inside[1:, 1:-1] != inside[:-1, 1:-1], inside[1:-1, 1:] != inside[1:-1, :-1]
-        lines = [[(xs[j], ys[i]), (xs[j + 1], ys[i])] for i, j in np.argwhere(across)]
-        lines += [[(xs[j], ys[i]), (xs[j], ys[i + 1])] for i, j in np.argwhere(down)]
-        for colour, thickness in (("black", 3.0), ("white", 1.2)):  # one of the two shows on any picture
-            style = {"colors": colour, "linewidths": thickness, "capstyle": "projecting", "clip_on": False}
-            ax.add_collection(LineCollection(lines, **style), autolim=False)
-    _bare(ax)
-    return image
-
-
 @in_house_style
 def image_grid(pictures: Any, titles: Sequence[Any] | None = None, columns: int = 6) -> Drawing:
     """Draw pictures (B, H, W, 3), `columns` in a row, each under its title."""
-    pictures, side = [_picture(picture) for picture in pictures], WIDTH / columns
+    pictures, side = [as_picture(picture) for picture in pictures], WIDTH / columns
     titles = [_wrap(str(title), side) for title in ([""] * len(pictures) if titles is None else titles)]
     if len(titles) != len(pictures):
         raise ValueError(f"There are {len(pictures)} pictures but {len(titles)} titles; give each its own.")
     tall = side * pictures[0].shape[0] / pictures[0].shape[1] + 0.2 * max(len(t.splitlines()) for t in titles) + 0.1
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    figure, axes = _figure(tall * rows, rows, columns, width=side * columns)
+    figure, axes = new_figure(tall * rows, rows, columns, width=side * columns)
     for ax, picture, title in zip(axes.flat, pictures, titles, strict=False):
         ax.imshow(picture)
         ax.set_title(title)
     for ax in axes.flat:
-        _bare(ax)
+        bare(ax)
     words = "; ".join(" ".join(title.split()) for title in titles if title)
-    return _described(figure, f"Pictures in a grid: {len(pictures)}. {words}")
+    return described(figure, f"Pictures in a grid: {len(pictures)}. {words}")
 
 
 @in_house_style
@@ -172,13 +105,13 @@ def explanations(
     pictures (B, H, W, 3); `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned;
     names: a word for each class; truth: labels (B,), to mark wrong predictions; rows: which images, by default all.
     """
-    mask, keep, kl, after = _array(result.mask), _array(result.keep), _array(check.kl), _softmax(check.logits)
+    mask, keep, kl, after = as_array(result.mask), as_array(result.keep), as_array(check.kl), _softmax(check.logits)
     before = None if result.logits is None else _softmax(result.logits)
-    if not np.allclose(_array(check.kept), keep.mean((1, 2)), atol=1e-4):
+    if not np.allclose(as_array(check.kept), keep.mean((1, 2)), atol=1e-4):
         raise ValueError("The check is of another mask; pass explainer.verify(images, result.keep).")
     rows = range(len(mask)) if rows is None else rows
-    height, width = _picture(pictures[0]).shape[:2]
-    figure, axes = _figure((2.6 * height / width + 0.7) * len(rows), len(rows), 3)
+    height, width = as_picture(pictures[0]).shape[:2]
+    figure, axes = new_figure((2.6 * height / width + 0.7) * len(rows), len(rows), 3)
     sentences = []
     for line, i in zip(axes, rows, strict=True):
         says, wrong = "" if before is None else _says(before[i], names), False
@@ -186,8 +119,8 @@ def explanations(
             wrong = before[i].argmax() != int(truth[i])
             says += f"\nwrong: truth is {_short(names[int(truth[i])])}" if wrong else ""
         says_after = _says(after[i], names) + ("" if check.agree[i] else ", changed")
-        line[0].imshow(_picture(pictures[i]), interpolation="nearest")
-        _bare(line[0])
+        line[0].imshow(as_picture(pictures[i]), interpolation="nearest")
+        bare(line[0])
         image = overlay(line[1], pictures[i], mask[i], heat=True)
         overlay(line[2], pictures[i], keep[i])
         figures = f"KL {kl[i]:.2f} nats, {keep[i].mean():.0%} kept"
@@ -196,15 +129,15 @@ def explanations(
         line[2].set_title(_wrap(f"{says_after}\n{figures}", 2.7), color="black" if check.agree[i] else VERMILION)
         says, part = says.replace("\n", ", "), f"on the {keep[i].sum()} of {keep[i].size} patches kept"
         sentences.append(f"Image {i}: {f'the ViT {says}; ' if says else ''}{part} it {says_after}, KL {kl[i]:.2f} nats.")
-    _colourbar(figure, image, axes)
-    return _described(figure, "What the ViT says before and after. " + " ".join(sentences))
+    colourbar(figure, image, axes)
+    return described(figure, "What the ViT says before and after. " + " ".join(sentences))
 
 
 @in_house_style
 def soft_to_hard(picture: Any, mask: Any, hardness: float = 1, threshold: float = 0.5, words: str = "") -> Drawing:
     """Draw the soft mask, the same hardened (see `harden`), and the picture through the latter; `words` go above."""
-    picture, mask, hardened = _picture(picture), _array(mask), _hardened(mask, hardness, threshold)
-    figure, axes = _figure(2.6 * picture.shape[0] / picture.shape[1] + (0.8 if words else 0.4), 1, 3)
+    picture, mask, hardened = as_picture(picture), as_array(mask), _hardened(mask, hardness, threshold)
+    figure, axes = new_figure(2.6 * picture.shape[0] / picture.shape[1] + (0.8 if words else 0.4), 1, 3)
     image = overlay(axes[0, 0], picture, mask.astype(float), heat=True)
     overlay(axes[0, 1], picture, hardened, heat=True)
     overlay(axes[0, 2], picture, hardened)
@@ -212,10 +145,10 @@ def soft_to_hard(picture: Any, mask: Any, hardness: float = 1, threshold: float 
     titles = f"soft mask, mean {mask.mean():.2f}", f"hardness {hardness:.2f}, mean {hardened.mean():.2f}", above
     for ax, title in zip(axes.flat, titles, strict=True):
         ax.set_title(title)
-    _colourbar(figure, image, axes)
+    colourbar(figure, image, axes)
     if words:
         figure.suptitle(_wrap(words, WIDTH), fontsize=12)
-    return _described(figure, f"A mask of patches: {'; '.join(titles)}. {words}")
+    return described(figure, f"A mask of patches: {'; '.join(titles)}. {words}")
 
 
 @in_house_style
@@ -224,10 +157,10 @@ def soft_to_hard_strip(picture: Any, mask: Any, settings: Any = (0, 0.25, 0.5, 0
 
     For several thresholds give them and one setting: `soft_to_hard_strip(picture, mask, 1, (0.1, 0.3, 0.5, 0.7, 0.9))`.
     """
-    picture, name = _picture(picture), "hardness" if np.ndim(threshold) == 0 else "threshold"
+    picture, name = as_picture(picture), "hardness" if np.ndim(threshold) == 0 else "threshold"
     settings, thresholds = np.broadcast_arrays(np.atleast_1d(settings), threshold)
     side = (WIDTH - 1.1) / len(settings) * picture.shape[0] / picture.shape[1]
-    figure, axes = _figure(2 * side + 0.5, 2, len(settings))
+    figure, axes = new_figure(2 * side + 0.5, 2, len(settings))
     words = []
     for (above, below), hardness, limit in zip(axes.T, settings.tolist(), thresholds.tolist(), strict=True):
         hardened = _hardened(mask, hardness, limit)
@@ -236,14 +169,14 @@ def soft_to_hard_strip(picture: Any, mask: Any, settings: Any = (0, 0.25, 0.5, 0
         above.set_title(f"{hardness if name == 'hardness' else limit:g}")
         words.append(f"{hardened.mean():.2f} at {above.get_title()}")
     axes[0, 0].set_title(f"{name} {axes[0, 0].get_title()}")
-    _colourbar(figure, image, axes)
-    return _described(figure, f"The mean of the mask by {name}: {', '.join(words)}.")
+    colourbar(figure, image, axes)
+    return described(figure, f"The mean of the mask by {name}: {', '.join(words)}.")
 
 
 @in_house_style
 def layers(picture: Any, result: Any, index: int = 0) -> Drawing:
     """Draw the gate of each hidden state h_0 … h_{L+1} of image `index` alone; below it the product of all up to it."""
-    gates = _array(result.layers)[index]  # (L + 2, h, w)
+    gates = as_array(result.layers)[index]  # (L + 2, h, w)
     products = np.cumprod(gates, axis=0)
     bands = -(-len(gates) // 8)  # more than 8 in a row would be too small to read
     across = -(-len(gates) // bands)
@@ -251,17 +184,17 @@ def layers(picture: Any, result: Any, index: int = 0) -> Drawing:
     figure = Drawing(figsize=(WIDTH, bands * (2 * max(side, 0.7) + 0.6)), layout="constrained")  # room for labels
     grid = figure.add_gridspec(2 * bands, across + 1, width_ratios=[1.6] + [1] * across)
     axes = [figure.add_subplot(grid[:2, 0], title="picture")]
-    axes[0].imshow(_picture(picture), interpolation="nearest")
-    _bare(axes[0])
+    axes[0].imshow(as_picture(picture), interpolation="nearest")
+    bare(axes[0])
     for i in range(len(gates)):
         for row, (gate, label, title) in enumerate([(gates[i], "alone", f"$h_{{{i}}}$"), (products[i], "product", "")]):
             ax = figure.add_subplot(grid[2 * (i // across) + row, i % across + 1], title=title)
             image = overlay(ax, picture, gate, heat=True, edge=min(0.5, 2 / len(gate)))
             ax.set_ylabel("" if i % across else label)
             axes.append(ax)
-    _colourbar(figure, image, axes)
+    colourbar(figure, image, axes)
     means = ", ".join(f"h_{i} {mean:.2f}" for i, mean in enumerate(gates.mean((1, 2))))
-    return _described(
+    return described(
         figure, f"The mean gate of each hidden state alone: {means}; of the product of all {products[-1].mean():.2f}."
     )
 
@@ -273,13 +206,13 @@ def history(history: Any) -> Drawing:
     Pale points are single steps, lines a running median over a twentieth of them, dotted lines fresh starts after gates
     had collapsed. The axis of KL is linear up to ε and logarithmic above.
     """
-    step, eps, restarts = _array(history.step), float(history.eps), list(getattr(history, "restarts", ()))
-    figure, axes = _figure(3.0, 1, 3)
+    step, eps, restarts = as_array(history.step), float(history.eps), list(getattr(history, "restarts", ()))
+    figure, axes = new_figure(3.0, 1, 3)
     figure.get_layout_engine().set(w_pad=0.12)
     words = []
     panels = (("kl", "KL (nats)", BLUE), ("kept", "share of patches kept", GREEN), ("alpha", "multiplier α", ORANGE))
     for ax, (name, label, colour) in zip(axes.flat, panels, strict=True):
-        values = pd.Series(_array(getattr(history, name)), dtype=float)
+        values = pd.Series(as_array(getattr(history, name)), dtype=float)
         ax.plot(step, values, ".", color=colour, markersize=4, alpha=0.3, markeredgewidth=0)
         middle = values.rolling(len(step) // 20 + 1, center=True, min_periods=1).median()
         ax.plot(step, middle, color=colour, linewidth=2)
@@ -296,7 +229,7 @@ def history(history: Any) -> Drawing:
     axes[0, 1].set_ylim(-0.02, 1.02)
     axes[0, 2].set_ylim(bottom=0)
     words += [f"gates begun anew at step {', '.join(map(str, restarts))}"] if restarts else []
-    return _described(figure, f"Running medians over {len(step)} recorded steps, with ε = {eps:g}: {'; '.join(words)}.")
+    return described(figure, f"Running medians over {len(step)} recorded steps, with ε = {eps:g}: {'; '.join(words)}.")
 
 
 @in_house_style
@@ -312,7 +245,7 @@ def probabilities(logits_before: Any, logits_after: Any, names: Sequence[str], m
     labels, shares = [_short(names[i]) for i in shown], pair[:, shown]
     if rest := len(names) - len(shown):
         labels, shares = [*labels, f"the other {rest}"], np.c_[shares, 1 - shares.sum(1)]
-    figure, axes = _figure(0.48 * len(labels) + 1.2, 1, 1)
+    figure, axes = new_figure(0.48 * len(labels) + 1.2, 1, 1)
     ax, places = axes[0, 0], np.arange(len(labels))
     looks = ((-0.2, BLUE, "whole image"), (0.2, ORANGE, "kept patches alone"))
     for share, (shift, colour, label) in zip(shares, looks, strict=True):
@@ -321,7 +254,7 @@ def probabilities(logits_before: Any, logits_after: Any, names: Sequence[str], m
     ax.set(yticks=places, yticklabels=labels, xlim=(0, 1.1), xticks=np.linspace(0, 1, 5), xlabel="probability")
     ax.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=2)
-    return _described(
+    return described(
         figure, f"Of the whole image the ViT {_says(pair[0], names)}; of the kept patches alone it {_says(pair[1], names)}."
     )
 
@@ -331,44 +264,8 @@ def _hardened(mask: Any, hardness: float, threshold: float) -> ndarray:
     return mask > 0.5 if hardness == 1 else mask  # a bool mask is drawn with an outline
 
 
-def _figure(height: float, rows: int, columns: int, width: float = WIDTH) -> tuple[Drawing, ndarray]:
-    figure = Drawing(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _described(figure: Drawing, text: str) -> Drawing:
-    figure.set_label(text.strip())
-    return figure
-
-
-def _colourbar(figure: Drawing, image: AxesImage, axes: Any) -> None:
-    figure.set_figheight(max(figure.get_figheight(), 2.2))  # room for the bar's label beside a wide picture
-    bar = figure.colorbar(image, ax=axes, label="P(patch is kept)", ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
-    bar.ax.set_facecolor(str(GREY))  # as behind the mask, on average: the bar's colours are those seen on the picture
-
-
-def _bare(ax: Axes) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-
-
-def _array(values: Any) -> ndarray:
-    """A tensor or anything like an array -> numpy; half precision becomes single, which numpy can work with."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() and values.itemsize < 4 else values
-    return np.asarray(values)
-
-
-def _picture(picture: Any) -> ndarray:
-    picture = _array(picture)
-    if picture.ndim != 3 or picture.shape[2] != 3 or not (picture.min() >= 0 and picture.max() <= 1):
-        raise ValueError(f"A picture is (H, W, 3) in [0, 1], but this is {picture.shape}; see plots.displayable.")
-    return picture
-
-
 def _softmax(logits: Any) -> ndarray:
-    logits = _array(logits).astype(float)
+    logits = as_array(logits).astype(float)
     p = np.exp(logits - logits.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
 

@@ -1,0 +1,146 @@
+"""The ground that every figure of the course is drawn on: one house style, and one way to draw a mask over a picture.
+
+A mask is drawn patch by patch, never smoothed, and its colours always run from 0 to 1, or two pictures could not be compared.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy import ndarray
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # Okabe–Ito, told apart by nearly everyone
+GREY = 0.5  # what stands where a patch was removed
+MAP = "cividis"  # its lightness rises evenly, so it also works in grey and for colour-blind readers
+WIDTH = 9.0  # inches; 900 pixels at the style's resolution
+STYLE = {
+    "figure.dpi": 100,
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+P = ParamSpec("P")
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows once, with or without pyplot loaded, and with its alternative text."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
+        return {}, {"image/png": {"alt": alt_text(self)}}
+
+
+def alt_text(figure: Figure) -> str:
+    """Return the alternative text that a figure of this module carries."""
+    return figure.get_label()
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    with matplotlib.style.context(["default", STYLE]):
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def in_house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
+    """Let a function draw under the house style, whatever style the reader has chosen, and put theirs back."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Drawing:
+        with matplotlib.style.context(["default", STYLE]):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float = 0.5) -> AxesImage:
+    """Draw a mask (h, w) over a picture on `ax`, with patch edges `edge` points thin; return the image with the mask.
+
+    heat=False: mask · picture + (1 − mask) · grey, as the gates mix patch embeddings (VISION DIFFMASK, eq. 4).
+    heat=True: the mask's colours over the picture in faint grey.
+    A bool mask also gets an outline, so that a grey patch that was kept differs from one that was removed.
+    """
+    picture, mask = as_picture(picture), as_array(mask)
+    if mask.ndim != 2 or not (mask.min() >= 0 and mask.max() <= 1):  # also refuses NaN
+        raise ValueError(f"A mask must be (h, w) with values in [0, 1], but this one has shape {mask.shape}:\n{mask}")
+    (height, width), (h, w) = picture.shape[:2], mask.shape
+    place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
+    if heat:
+        faint = GREY + 0.5 * (picture @ (0.299, 0.587, 0.114) - GREY)  # lightness, at half its contrast
+        ax.imshow(faint, cmap="gray", vmin=0, vmax=1, **place)
+        image = ax.imshow(mask.astype(float), cmap=MAP, vmin=0, vmax=1, alpha=0.75, **place)
+    else:
+        z = mask[np.arange(height) * h // height][:, np.arange(width) * w // width, None].astype(float)  # (H, W, 1)
+        image = ax.imshow(z * picture + (1 - z) * GREY, **place)
+    ys, xs = np.linspace(0, height, h + 1), np.linspace(0, width, w + 1)
+    edges = [[(0, y), (width, y)] for y in ys[1:-1]] + [[(x, 0), (x, height)] for x in xs[1:-1]]
+    ax.add_collection(LineCollection(edges, colors="white", linewidths=edge, alpha=0.5), autolim=False)
+    if mask.dtype == bool:
+        inside = np.pad(mask, 1)
+        across, down = inside[1:, 1:-1] != inside[:-1, 1:-1], inside[1:-1, 1:] != inside[1:-1, :-1]
+        lines = [[(xs[j], ys[i]), (xs[j + 1], ys[i])] for i, j in np.argwhere(across)]
+        lines += [[(xs[j], ys[i]), (xs[j], ys[i + 1])] for i, j in np.argwhere(down)]
+        for colour, thickness in (("black", 3.0), ("white", 1.2)):  # one of the two shows on any picture
+            style = {"colors": colour, "linewidths": thickness, "capstyle": "projecting", "clip_on": False}
+            ax.add_collection(LineCollection(lines, **style), autolim=False)
+    bare(ax)
+    return image
+
+
+def new_figure(height: float, rows: int, columns: int, width: float = WIDTH) -> tuple[Drawing, ndarray]:
+    """Return a figure of width × height inches and its axes, (rows, columns)."""
+    figure = Drawing(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def described(figure: Drawing, text: str) -> Drawing:
+    """Give a figure its alternative text."""
+    figure.set_label(text.strip())
+    return figure
+
+
+def colourbar(figure: Drawing, image: AxesImage, axes: Any) -> None:
+    """Add the bar that says what a mask's colours mean."""
+    figure.set_figheight(max(figure.get_figheight(), 2.2))  # room for the bar's label beside a wide picture
+    bar = figure.colorbar(image, ax=axes, label="P(patch is kept)", ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
+    bar.ax.set_facecolor(str(GREY))  # as behind the mask, on average: the bar's colours are those seen on the picture
+
+
+def bare(ax: Axes) -> None:
+    """Take ticks and frame away."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def as_array(values: Any) -> ndarray:
+    """A tensor or anything like an array -> numpy; half precision becomes single, which numpy can work with."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.itemsize < 4 else values
+    return np.asarray(values)
+
+
+def as_picture(picture: Any) -> ndarray:
+    """Anything like an array -> (H, W, 3) in [0, 1]; `ValueError` where it is not."""
+    picture = as_array(picture)
+    if picture.ndim != 3 or picture.shape[2] != 3 or not (picture.min() >= 0 and picture.max() <= 1):
+        raise ValueError(f"A picture is (H, W, 3) in [0, 1], but this is {picture.shape}; see plots.displayable.")
+    return picture
