@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import vit as see
 from .datasets import CIFAR10, ColourGrid
 from .state import check_same_run, epoch_order, load_state, pack_optimizer, save_state, stream, unpack_optimizer
+
+EVERY = 200  # steps between two checkpoints
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,29 @@ def train_vit(
     """Train the ViT of a recipe and return it in eval mode.
 
     steps: gradient steps, by default the recipe's; the learning rate falls to 0 along a cosine over them.
-    checkpoint: a file that is rewritten every 200 steps and continued from if it is there.
+    checkpoint: a file that is rewritten every `EVERY` steps and continued from if it is there.
     Raises `FileNotFoundError` where the data is missing, `ValueError` where the checkpoint is of another run.
     """
-    recipe = RECIPES.get(name)
-    torch.manual_seed(seed)
-    model = build(name)
+    with torch.random.fork_rng():  # the caller's random numbers stay as they were
+        torch.manual_seed(seed)
+        model = build(name)
+    recipe = RECIPES[name]
     length, batch_of = batches(name, root)
     steps = steps or recipe.steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = lambda step: min((step + 1) / recipe.warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))  # noqa: E731
     run = {"kind": "train-vit", "name": name, "steps": steps, "seed": seed, "recipe": asdict(recipe)}
     start = _resume(checkpoint, model, optimizer, run)
     body = see.anatomy(model)
 
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc=f"{name} ViT", disable=not progress, mininterval=2)
+    bar = tqdm(
+        range(start, steps),
+        initial=start,
+        total=steps,
+        desc=f"{name} ViT",
+        disable=not progress,
+        mininterval=2,
+        file=sys.stdout,
+    )
     for step in bar:
         draw = stream(seed, "vit", step)
         images, labels = batch_of(epoch_order(length, seed, step * recipe.batch, recipe.batch), draw)
@@ -129,18 +140,18 @@ def train_vit(
                 with see.drop_tokens(model, keep[:, :left].sort(1).values):
                     logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
+        if not loss.isfinite():
+            raise FloatingPointError(f"The loss became {loss.item()} at step {step}; start again with a smaller learning rate.")
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * schedule(step)
+            group["lr"] = recipe.lr * min((step + 1) / recipe.warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if not loss.isfinite():
-            raise FloatingPointError(f"The loss became {loss.item()} at step {step}; start again with a smaller learning rate.")
         if step % 20 == 0:
             accuracy = (logits.argmax(1) == labels).float().mean()
             bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}", refresh=False)
-        if checkpoint and ((step + 1) % 200 == 0 or step + 1 == steps):
+        if checkpoint and ((step + 1) % EVERY == 0 or step + 1 == steps):
             tensors, meta = pack_optimizer(optimizer)
             weights = {f"model.{key}": value for key, value in model.state_dict().items()}
             save_state(checkpoint, weights | tensors, {"run": run, "step": step + 1, "optimizer": meta})

@@ -203,10 +203,10 @@ def layers(picture: Any, result: Any, index: int = 0) -> Drawing:
 def history(history: Any) -> Drawing:
     """Draw what `fit` recorded: KL with its bound ε, the share of patches kept and the multiplier α, against the step.
 
-    Pale points are single steps, lines a running median over a twentieth of them, dotted lines fresh starts after gates
-    had collapsed. The axis of KL is linear up to ε and logarithmic above.
+    Pale points are single steps, lines a running median over a twentieth of them. The axis of KL is linear up to ε and
+    logarithmic above.
     """
-    step, eps, restarts = as_array(history.step), float(history.eps), list(getattr(history, "restarts", ()))
+    step, eps = as_array(history.step), float(history.eps)
     figure, axes = new_figure(3.0, 1, 3)
     figure.get_layout_engine().set(w_pad=0.12)
     words = []
@@ -219,8 +219,6 @@ def history(history: Any) -> Drawing:
         ax.set(xlabel="training step", ylabel=label)
         ax.tick_params(labelsize=11)  # said outright, or matplotlib asks the reader's settings how many ticks have room
         ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-        for restart in restarts:
-            ax.axvline(restart, color=VERMILION, linestyle=":", linewidth=1.5)
         words += [f"{label} from {middle.iloc[0]:.2f} to {middle.iloc[-1]:.2f}"] if len(step) else []
     axes[0, 0].axhline(eps, color="black", linestyle="--", linewidth=1.5, label=f"ε = {eps:g}")
     axes[0, 0].set_yscale("symlog", linthresh=max(eps, 1e-3))
@@ -228,7 +226,6 @@ def history(history: Any) -> Drawing:
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 1].set_ylim(-0.02, 1.02)
     axes[0, 2].set_ylim(bottom=0)
-    words += [f"gates begun anew at step {', '.join(map(str, restarts))}"] if restarts else []
     return described(figure, f"Running medians over {len(step)} recorded steps, with ε = {eps:g}: {'; '.join(words)}.")
 
 

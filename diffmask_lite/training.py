@@ -38,7 +38,7 @@ COLUMNS = ("step", "kl", "kept", "agree", "sparsity", "alpha", "layer")
 # multiplier that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, n, **PUBLISHED["fit"]).
 PUBLISHED: dict[str, dict[str, Any]] = {
     "explainer": {"placeholder": "learned", "normalise": False},
-    "fit": {"optimizer": "lookahead-rmsprop", "lr": 3e-4, "warmup": 1200, "sparsity": "log", "alpha": 1.0, "alpha_lr": 0.3},
+    "fit": {"optimizer": "lookahead-rmsprop", "lr": 3e-4, "warmup": 1200, "sparsity": "log", "alpha_bounds": (0.0, 200.0)},
 }
 
 
@@ -54,7 +54,6 @@ class History:
     sparsity: list[float] = field(default_factory=list)  # the sparsity term of the loss
     alpha: list[float] = field(default_factory=list)  # α_k after the step
     layer: list[int] = field(default_factory=list)  # k: gates 0 … k made the mask
-    restarts: list[int] = field(default_factory=list)  # steps at which collapsed gates were begun anew
     interrupted: bool = False
 
     def __len__(self) -> int:
@@ -81,7 +80,7 @@ def fit(
     warmup: int = 50,
     alpha: float = 1.0,
     alpha_lr: float = 0.3,
-    alpha_max: float = 200.0,
+    alpha_bounds: tuple[float, float] = (0.1, 200.0),
     sparsity: str = "l0",
     optimizer: str = "adam",
     decay: bool = False,
@@ -96,7 +95,9 @@ def fit(
     dataset: items are an image (C, H, W), or a tuple that begins with one; labels are not used. eps: the KL allowed, in nats.
     seed: of data order, depths and gate noise, each a function of (seed, step, index in the batch) alone.
     lr, warmup, decay: the gates' learning rate, rising over `warmup` steps, then constant or falling to 0 along a cosine.
-    alpha, alpha_lr, alpha_max: first value, step size and cap of the multipliers.
+    alpha, alpha_lr, alpha_bounds: first value, step size and bounds of the multipliers. The lower bound matters: where the
+        constraint is slack for long, a multiplier that may fall to 0 leaves sparsity alone in the loss, every gate closes
+        within a few dozen steps, and closed gates pass no gradient back.
     sparsity: "l0", the expected share of patches kept; or "log", its published form, the mean log-probability to be kept.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT.
@@ -111,8 +112,8 @@ def fit(
     alphas = torch.full((body.states,), float(alpha))
     history = History(eps)
     settings = {
-        "eps": eps, "batch": batch, "lr": lr, "warmup": warmup, "alpha": alpha, "alpha_lr": alpha_lr, "alpha_max": alpha_max,
-        "sparsity": sparsity, "optimizer": optimizer, "decay": steps if decay else 0,
+        "eps": eps, "batch": batch, "lr": lr, "warmup": warmup, "alpha": alpha, "alpha_lr": alpha_lr,
+        "alpha_bounds": alpha_bounds, "sparsity": sparsity, "optimizer": optimizer, "decay": steps if decay else 0,
     }  # fmt: skip
     run = {"kind": "fit", "seed": seed, "images": len(dataset), **settings, **explainer.config()}
 
@@ -121,13 +122,13 @@ def fit(
         check_same_run(checkpoint, meta.get("run"), run)
         explainer.load_state_dict({k.removeprefix("gates/"): v for k, v in tensors.items() if k.startswith("gates/")})
         unpack_optimizer(learner, tensors, meta["optimizer"])
-        alphas, history = tensors["alphas"], _unpack_history(tensors["history"], eps, meta["restarts"])
+        alphas, history = tensors["alphas"], _unpack_history(tensors["history"], eps)
 
     def store() -> None:
         tensors, meta = pack_optimizer(learner)
         tensors |= {f"gates/{k}": v for k, v in explainer.state_dict().items()} | {"alphas": alphas}
         tensors["history"] = torch.tensor(history.frame().to_numpy(), dtype=torch.float64)
-        save_state(checkpoint, tensors, {"run": run, "optimizer": meta, "restarts": history.restarts})
+        save_state(checkpoint, tensors, {"run": run, "optimizer": meta})
 
     start = len(history)
     loader = _batches(dataset, seed, batch, start, steps, workers)
@@ -159,7 +160,7 @@ def fit(
             loss.backward()
             learner.step()
             # Ascent: a violated constraint makes its own multiplier grow.
-            alphas[k] = (alphas[k] + alpha_lr * (kl.item() - eps)).clamp(0, alpha_max)
+            alphas[k] = (alphas[k] + alpha_lr * (kl.item() - eps)).clamp(*alpha_bounds)
 
             agree = (logits.argmax(1) == masked.argmax(1)).float().mean()
             kept = (z > 0).float().mean()
@@ -290,8 +291,8 @@ def _deferred_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _unpack_history(rows: Tensor, eps: float, restarts: list[int]) -> History:
-    history = History(eps, restarts=list(restarts))
+def _unpack_history(rows: Tensor, eps: float) -> History:
+    history = History(eps)
     for row in rows.tolist():
         history.add(int(row[0]), *row[1:-1], int(row[-1]))
     return history

@@ -48,7 +48,10 @@ def load_vit(path: str | os.PathLike, name: str) -> nn.Module:
         raise ValueError(f"{path} holds a ViT for {found!r}, not for {name!r}.")
     tensors = {key.removeprefix("model."): value for key, value in tensors.items() if not key.startswith("optimizer.")}
     vit = classifier.build(name)
-    vit.load_state_dict({key: value.float() for key, value in tensors.items()})
+    try:
+        vit.load_state_dict({key: value.float() for key, value in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold the weights of the {name!r} ViT; make it again with train-vit.") from error
     return vit.eval()
 
 
@@ -86,10 +89,10 @@ def _checked(root: Path, file: str) -> Path:
         raise ValueError(f"{file} is not in the manifest {root / 'manifest.json'}.")
     path = root / file
     if not path.is_file():
-        raise FileNotFoundError(f"There is no weights file {path}; this makes it: {entry['command']}")
+        raise FileNotFoundError(f"There is no weights file {path}; make it with `{entry['command']}`.")
     if _sha256(path) != entry["sha256"]:
         raise ValueError(
             f"{path} is not the file in the manifest (its sha256 differs): it is truncated or altered; fetch it again, or "
-            f"make it with: {entry['command']}"
+            f"make it with `{entry['command']}`."
         )
     return path

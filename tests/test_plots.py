@@ -336,19 +336,19 @@ def test_layers_draws_each_gate_and_the_product():
 
 
 def test_history_draws_points_median_and_bound():
-    spiky = past(100, restarts=[40])
+    spiky = past(100)
     spiky.kl = [0.2] * 100
     spiky.kl[50] = 90.0
     figure = plots.history(spiky)
-    points, median, restart, bound = figure.axes[0].lines
+    points, median, bound = figure.axes[0].lines
     assert max(points.get_ydata()) == 90
     assert max(median.get_ydata()) == 0.2  # a mean would rise at the spike
-    assert list(bound.get_ydata()) == [0.1, 0.1] and list(restart.get_xdata()) == [40, 40]
+    assert list(bound.get_ydata()) == [0.1, 0.1]
     assert figure.axes[0].get_ylabel() == "KL (nats)" and "share" in figure.axes[1].get_ylabel()
     assert figure.axes[1].get_ylim()[0] <= 0 and figure.axes[1].get_ylim()[1] >= 1
     assert all(ax.get_xlabel() == "training step" for ax in figure.axes)
     alt = plots.alt_text(figure)
-    assert all(part in alt for part in ("100 recorded steps", "ε = 0.1", "from 0.20 to 0.20", "anew at step 40"))
+    assert all(part in alt for part in ("100 recorded steps", "ε = 0.1", "from 0.20 to 0.20"))
 
 
 def test_probabilities_draws_both_distributions():

@@ -1,0 +1,311 @@
+"""`fit`: one step by hand, the multiplier's sign, resume to the bit after any interruption, and bad input."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from diffmask_lite import PUBLISHED, DiffMask, fit
+from diffmask_lite import vit as see
+from diffmask_lite.datasets import ColourGrid
+from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
+from diffmask_lite.gates import TEMPERATURE
+from diffmask_lite.state import epoch_order, stream
+from diffmask_lite.weights import folder, load_vit
+from families import assert_one_sentence, build, shared, some_images
+
+QUICK = {"batch": 4, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return some_images(shared("vit"), 10)
+
+
+def weights(explainer):
+    return torch.cat([p.detach().flatten() for p in explainer.state_dict().values()])
+
+
+class Shaky(Dataset):
+    """Items that draw at random, as augmentation does, and items after images, as labels are."""
+
+    def __init__(self, images, on_item=lambda count: None):
+        self.images, self.on_item, self.count = images, on_item, 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        self.count += 1
+        self.on_item(self.count)
+        return self.images[i] + 0.1 * torch.randn(()) + 0.1 * random.random(), i
+
+
+@pytest.mark.parametrize("sparsity", ["l0", "log"])
+def test_one_step_equals_the_formulas_written_out(images, sparsity):
+    """The mask of each image, its KL, the loss and the first gradient step of Adam, patch by patch."""
+    vit, lr, alpha, eps = shared("vit"), 1e-3, 3.0, 0.07
+    seed = next(s for s in range(99) if int(torch.randint(5, (), generator=stream(s, "gates", 0))) == 3)  # gates 0 … 3
+    explainer, by_hand = DiffMask(vit, seed=1), DiffMask(vit, seed=1)
+    settings = {"sparsity": sparsity, "lr": lr, "warmup": 1, "alpha": alpha, "alpha_lr": 0.5, "eps": eps, "seed": seed}
+    history = fit(explainer, images, 1, **settings, **QUICK)
+
+    batch = images[epoch_order(10, seed, 0, 4)]
+    draw = stream(seed, "gates", 0)
+    k = int(torch.randint(5, (), generator=draw))
+    uniform = torch.rand(4, 5, 16, generator=draw)
+    states = [torch.nn.functional.layer_norm(s.detach(), (48,)) for s in see.hidden_states(vit, batch)]
+    log_open, kl, kept = torch.zeros(()), 0.0, 0
+    masks = []
+    for b in range(4):
+        mask = []
+        for n in range(16):
+            z, logs = 1.0, 0.0
+            for i in range(k + 1):
+                logit = by_hand.gates[i](states[0][b, n], states[i][b, n])
+                u = uniform[b, i, n]
+                s = torch.sigmoid((logit + u.log() - (1 - u).log()) / TEMPERATURE)
+                z = z * (s * 1.2 - 0.2).clamp(0, 1)
+                logs = logs + torch.sigmoid(logit - TEMPERATURE * torch.tensor(0.2).log()).log()
+            mask.append(z)
+            log_open = log_open + (logs.exp() if sparsity == "l0" else logs) / 64
+        masks.append(torch.stack(mask))
+        kept += int((masks[-1] > 0).sum())
+        p = vit(batch[b : b + 1]).log_softmax(-1).detach()[0]
+        q = see.predict(vit, batch[b : b + 1], masks[-1].view(1, 4, 4), by_hand.placeholder).log_softmax(-1)[0]
+        kl = kl + (p.exp() * (p - q)).sum() / 4
+    loss = log_open + alpha * (kl - eps)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=lr)
+    loss.backward()
+    optimizer.step()
+
+    assert history.layer == [k] == [3]
+    assert history.kl[0] == pytest.approx(kl.item(), rel=1e-3)
+    assert history.kept[0] == pytest.approx(kept / 64)
+    assert history.sparsity[0] == pytest.approx(log_open.item(), rel=1e-4)
+    assert history.alpha[0] == pytest.approx(alpha + 0.5 * (kl.item() - eps), rel=1e-3)
+    moved = weights(explainer) - weights(DiffMask(vit, seed=1))
+    wanted = weights(by_hand) - weights(DiffMask(vit, seed=1))
+    # Adam's first step is lr · sign(gradient), whatever its size; where the gradient is about 0, rounding picks the sign.
+    assert ((moved - wanted).abs() < 1e-5).float().mean() > 0.98 and wanted.abs().max() > 0.9 * lr
+
+
+def test_the_multiplier_ascends_where_the_constraint_is_broken_and_falls_to_0_where_it_is_kept(images):
+    broken = fit(DiffMask(shared("vit")), images, 12, eps=1e-9, alpha=1.0, alpha_lr=0.3, **QUICK)
+    kept = fit(DiffMask(shared("vit")), images, 12, eps=50.0, alpha=1.0, alpha_lr=0.3, alpha_bounds=(0.0, 1.5), **QUICK)
+    assert min(broken.alpha) > 1 and max(kept.alpha) == 0
+    capped = fit(DiffMask(shared("vit")), images, 12, eps=1e-9, alpha=1.0, alpha_lr=1e9, alpha_bounds=(0.1, 1.5), **QUICK)
+    assert max(capped.alpha) == 1.5
+    floor = fit(DiffMask(shared("vit")), images, 12, eps=50.0, alpha=1.0, alpha_lr=0.3, **QUICK)
+    assert min(floor.alpha) == pytest.approx(0.1)
+
+
+def test_the_vit_is_left_as_it_was(images):
+    vit = build("vit").train()
+    before = {k: v.clone() for k, v in vit.state_dict().items()}
+    flags = [p.requires_grad for p in vit.parameters()]
+    fused = [block.attn.fused_attn for block in vit.blocks]
+    fit(DiffMask(vit), images, 3, **QUICK)
+    assert all(torch.equal(v, before[k]) for k, v in vit.state_dict().items())
+    assert [p.requires_grad for p in vit.parameters()] == flags and all(p.grad is None for p in vit.parameters())
+    assert all(m.training for m in vit.modules()) and [block.attn.fused_attn for block in vit.blocks] == fused
+
+
+def test_a_learned_placeholder_learns_and_a_fixed_one_does_not(images):
+    for kind, moves in (("learned", True), ("mean", False)):
+        explainer = DiffMask(shared("vit"), kind)
+        before = explainer.placeholder.detach().clone()
+        fit(explainer, images, 3, **QUICK)
+        assert torch.equal(explainer.placeholder.detach(), before) != moves
+
+
+@pytest.mark.parametrize("recipe", [{}, PUBLISHED["fit"], {"decay": True}], ids=["default", "published", "decay"])
+def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images, recipe):
+    vit, options = shared("vit"), {**QUICK, **recipe, "warmup": 5, "every": 4}
+    whole = DiffMask(vit, "learned")
+    wanted = fit(whole, Shaky(images), 11, **options)
+
+    def stop(count):
+        if count == 4 * 7 + 2:
+            raise OSError("the power went")
+
+    part, checkpoint = DiffMask(vit, "learned"), tmp_path / "run.safetensors"
+    with pytest.raises(OSError, match="power"):
+        fit(part, Shaky(images, stop), 11, checkpoint=checkpoint, **options)
+    again = DiffMask(vit, "learned", seed=99)  # its first weights do not matter
+    found = fit(again, Shaky(images), 11, checkpoint=checkpoint, **options)
+    assert torch.equal(weights(again), weights(whole)) and not torch.equal(weights(part), weights(whole))
+    assert found.frame().equals(wanted.frame())
+    once_more = DiffMask(vit, "learned")
+    assert len(fit(once_more, Shaky(images), 11, checkpoint=checkpoint, **options)) == 11  # nothing left to do
+    assert torch.equal(weights(once_more), weights(whole))
+
+
+def test_ctrl_c_ends_after_the_step_with_what_was_learned_and_goes_on(tmp_path, images, capsys):
+    vit, checkpoint = shared("vit"), tmp_path / "run.safetensors"
+    whole = DiffMask(vit)
+    fit(whole, Shaky(images), 8, **QUICK)
+
+    def press(count):
+        if count == 4 * 4 + 1:
+            signal.raise_signal(signal.SIGINT)
+
+    explainer, before = DiffMask(vit), signal.getsignal(signal.SIGINT)
+    history = fit(explainer, Shaky(images, press), 8, checkpoint=checkpoint, every=100, **QUICK)
+    assert history.interrupted and len(history) == 5 and signal.getsignal(signal.SIGINT) is before
+    assert "step 4" in capsys.readouterr().out
+    history = fit(explainer, Shaky(images), 8, checkpoint=checkpoint, **QUICK)
+    assert len(history) == 8 and not history.interrupted and torch.equal(weights(explainer), weights(whole))
+
+
+SCRIPT = """
+import sys, torch
+sys.path[:0] = [{tests!r}, {root!r}]
+torch.set_num_threads(1)
+torch.manual_seed(0)
+from families import shared, some_images
+from diffmask_lite import DiffMask, fit
+explainer = DiffMask(shared("vit"))
+fit(explainer, some_images(shared("vit"), 10), 60, batch=4, every=1, progress=False, checkpoint={checkpoint!r})
+explainer.save({result!r})
+"""
+
+
+def test_a_run_killed_at_any_moment_resumes_to_bitwise_the_same_weights(tmp_path):
+    tests = os.path.dirname(__file__)
+
+    def start(name, result):
+        names = {"checkpoint": str(tmp_path / name), "result": str(tmp_path / result)}
+        code = SCRIPT.format(tests=tests, root=os.path.dirname(tests), **names)
+        return subprocess.Popen([sys.executable, "-c", code])
+
+    assert start("whole", "whole.safetensors").wait() == 0
+    killed = start("part", "part.safetensors")
+    while not (tmp_path / "part").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    killed.kill()
+    assert killed.wait() != 0 and not (tmp_path / "part.safetensors").exists()
+    assert start("part", "part.safetensors").wait() == 0
+    assert (tmp_path / "part.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path, images):
+    checkpoint = tmp_path / "run.safetensors"
+    fit(DiffMask(shared("vit")), images, 2, checkpoint=checkpoint, **QUICK)
+    for change, word in (({"eps": 0.2}, "eps"), ({"seed": 3}, "seed"), ({"sparsity": "log"}, "sparsity")):
+        with pytest.raises(ValueError, match=f"another run: {word}") as error:
+            fit(DiffMask(shared("vit")), images, 2, checkpoint=checkpoint, **{**QUICK, **change})
+        assert_one_sentence(error.value)
+    history = fit(DiffMask(shared("vit")), images, 5, checkpoint=checkpoint, **QUICK)  # longer is the same run
+    assert history.step == [0, 1, 2, 3, 4]
+
+
+def test_worker_processes_give_the_same_batches(images):
+    one, two = DiffMask(shared("vit")), DiffMask(shared("vit"))
+    fit(one, Shaky(images), 3, workers=0, **QUICK)
+    fit(two, Shaky(images), 3, workers=2, **QUICK)
+    assert torch.equal(weights(one), weights(two))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(images):
+    torch.manual_seed(1)
+    random.seed(1)
+    wanted = torch.rand(1), random.random()
+    torch.manual_seed(1)
+    random.seed(1)
+    fit(DiffMask(shared("vit")), Shaky(images), 2, **QUICK)
+    assert (torch.rand(1), random.random()) == wanted
+
+
+def test_the_progress_bar_goes_to_stdout_with_kl_kept_and_alpha(images, capsys):
+    fit(DiffMask(shared("vit")), images, 3, batch=4, progress=True)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "gates" in said.out
+
+
+def test_nan_in_the_data_names_the_step_and_the_item(images):
+    bad = images.clone()
+    bad[7, 0, 3, 3] = float("nan")
+    step = next(s for s in range(9) if 7 in epoch_order(10, 0, 4 * s, 4))
+    with pytest.raises(ValueError, match=rf"step {step}: items \[7\]") as error:
+        fit(DiffMask(shared("vit")), bad, 9, **QUICK)
+    assert_one_sentence(error.value)
+
+
+def test_nan_in_the_loss_names_the_step_and_leaves_the_gates_as_they_were(images):
+    explainer = DiffMask(shared("vit"))
+    explainer.placeholder.fill_(float("nan"))
+    before = weights(explainer)
+    with pytest.raises(FloatingPointError, match="step 0") as error:
+        fit(explainer, images, 3, **QUICK)
+    assert_one_sentence(error.value)
+    assert torch.equal(weights(explainer).nan_to_num(), before.nan_to_num())
+
+
+class Items(Dataset):
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        return self.item
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "words"),
+    [
+        ([], {}, "empty"),
+        (Items({"image": 0}), {}, "Item .* dict"),
+        (Items(3), {}, "Item .* int"),
+        (Items((3, torch.zeros(3, 64, 64))), {}, "Item .* int"),
+        (Items(torch.zeros(64, 64)), {}, r"shape \(64, 64\)"),
+        (Items(torch.zeros(3, 32, 32)), {}, "Images are 3 × 32 × 32"),
+        (Items(torch.zeros(3, 64, 64, dtype=torch.uint8)), {}, "uint8"),
+        (Items(torch.full((3, 64, 64), 200.0)), {}, "200"),
+        ({"a": 1}, {}, "dict"),
+        (iter([torch.zeros(3, 64, 64)]), {}, "length"),
+        (Items(torch.zeros(3, 64, 64)), {"eps": 0}, "eps must be above 0"),
+        (Items(torch.zeros(3, 64, 64)), {"eps": float("nan")}, "eps"),
+        (Items(torch.zeros(3, 64, 64)), {"steps": 0}, "steps"),
+        (Items(torch.zeros(3, 64, 64)), {"batch": 0}, "batch"),
+        (Items(torch.zeros(3, 64, 64)), {"lr": -1}, "lr"),
+        (Items(torch.zeros(3, 64, 64)), {"sparsity": "l1"}, "sparsity"),
+        (Items(torch.zeros(3, 64, 64)), {"optimizer": "sgd"}, "optimizer"),
+    ],
+)
+def test_bad_input_gets_one_sentence(dataset, options, words):
+    with pytest.raises(ValueError, match=words) as error:
+        fit(DiffMask(shared("vit")), dataset, **{"steps": 2, **QUICK, **options})
+    assert_one_sentence(error.value)
+
+
+def test_pooled_iou_counts_images_with_an_empty_truth():
+    keep = torch.tensor([[True, True], [True, False]])
+    truth = torch.tensor([[True, False], [False, False]])
+    assert pooled_iou(keep, truth) == pytest.approx(1 / 3) and pooled_iou(truth, truth) == 1
+    assert pooled_iou(truth & False, truth & False) == 1
+    with pytest.raises(ValueError, match="shape"):
+        pooled_iou(keep, truth[:1])
+
+
+def test_fit_finds_the_counted_cells_of_the_colour_grid():
+    """The whole method at work; `benchmarks/grid_seeds.py` does the same on twenty seeds."""
+    vit, fresh = load_vit(folder() / "grid_vit.safetensors", "grid"), ColourGrid(500, seed=17)
+    explainer = DiffMask(vit, seed=21)
+    before = hard_mask_scores(explainer, fresh.images, fresh.cells)
+    fit(explainer, ColourGrid(5000, seed=18), 600, seed=21, progress=False)
+    after = hard_mask_scores(explainer, fresh.images, fresh.cells)
+    assert before["kept"] == 1 and before["iou"] < 0.6
+    assert after["iou"] > 0.99 and abs(after["kept"] - after["truth kept"]) < 0.01
+    assert after["kl"] < 0.05 and after["agreement"] > 0.99
