@@ -71,7 +71,7 @@ def hidden_states(model: nn.Module, images: Tensor) -> list[Tensor]:
 def explicit_attention(model: nn.Module) -> Iterator[None]:
     """Switch timm's fused attention off inside the context, block by block, and back to what it was after it.
 
-    Fused attention never forms the attention maps; and on a CPU its backward pass is slow (`benchmarks/training_step.py`).
+    Fused attention never forms the attention maps; and on a CPU its backward pass is slow (`benchmarks/fused_attention.py`).
     """
     parts = [(part, part.fused_attn) for part in model.modules() if hasattr(part, "fused_attn")]
     for part, _ in parts:
