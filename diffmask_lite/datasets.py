@@ -148,9 +148,7 @@ def _cifar_pixels(path: str) -> np.ndarray:
 
 def preprocess(model: nn.Module) -> Callable[[Image.Image], Tensor]:
     """Return the transform that a timm ViT expects: resize, crop, normalise; PIL image -> float (C, H, W)."""
-    body = anatomy(
-        model
-    )  # pretrained_cfg has the size of the weights' training, which create_model(img_size=…) leaves as it is
+    body = anatomy(model)  # not pretrained_cfg alone, which create_model(img_size=…) leaves at the weights' training size
     size = {"input_size": (body.channels, *body.size)}
     return timm.data.create_transform(**timm.data.resolve_data_config(size, model=model), is_training=False)
 

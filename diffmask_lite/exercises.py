@@ -93,17 +93,3 @@ def check_top_patches(top_patches: Callable[[Tensor, int], Tensor]) -> None:
     ties = torch.full((1, 2, 2), 0.5)
     if int(top_patches(ties, 2).sum()) != 2:
         raise _Wrong("where all patches are equally probable and m = 2, exactly 2 should be kept")
-
-
-@_checker
-def check_pooled_iou(iou: Callable[[Tensor, Tensor], float]) -> None:
-    """Check `iou(keep, truth)`: bool masks (n, h, w) → intersection over union, pooled over all patches."""
-    keep = torch.tensor([[[1, 1], [0, 0]], [[1, 0], [0, 0]]]).bool()
-    truth = torch.tensor([[[1, 0], [0, 0]], [[0, 0], [0, 0]]]).bool()
-    for a, b, wanted, where in (
-        (truth, truth, 1.0, "for equal masks"),
-        (truth, ~truth, 0.0, "for masks with nothing in common"),
-        (keep, truth, 1 / 3, "for two images, of which one has an empty truth (pool before you divide),"),
-        (truth, keep, 1 / 3, "with the two masks exchanged"),
-    ):
-        _expect(torch.as_tensor(iou(a, b)).reshape(()), torch.tensor(wanted), where)

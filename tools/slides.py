@@ -17,6 +17,13 @@ import nbformat
 from nbconvert import SlidesExporter
 
 ROOT = Path(__file__).resolve().parents[1]
+SIZE = {"reveal_width": "1280", "reveal_height": "720"}  # 16 : 9, as most projectors are
+# A slide has no scroll bar that an audience could use: long lines wrap, and a figure is never taller than its slide.
+STYLE = """<style>
+.reveal .jp-Cell-inputArea pre, .reveal .jp-OutputArea-output pre { white-space: pre-wrap; }
+.reveal .jp-OutputArea-output img { max-height: 520px; width: auto; }
+</style>
+"""
 FIGURE = re.compile(r"\*\*Figure\.\*\* (.+)", re.DOTALL)
 
 
@@ -46,14 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "slides", help="folder (default: build/slides)")
     parser.add_argument("--reveal", help="address of a local copy of reveal.js (default: nbconvert's)")
     options = parser.parse_args(arguments)
-    exporter = SlidesExporter(**({"reveal_url_prefix": options.reveal} if options.reveal else {}))
+    reveal = {"reveal_url_prefix": options.reveal} if options.reveal else {}
+    exporter = SlidesExporter(exclude_input_prompt=True, exclude_output_prompt=True, **SIZE, **reveal)
     options.output.mkdir(parents=True, exist_ok=True)
     for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
         content = nbformat.read(path, as_version=4)
         describe_figures(content)
         slides, _ = exporter.from_notebook_node(content)
         target = options.output / f"{path.stem}.slides.html"
-        target.write_text(slides, "utf-8")
+        target.write_text(slides.replace("</head>", STYLE + "</head>", 1), "utf-8")
         print(target)
     return 0
 
