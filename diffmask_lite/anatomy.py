@@ -132,15 +132,21 @@ def _words(shape: tuple[int, ...] | None) -> str:
 
 @contextmanager
 def guest(model: nn.Module) -> Iterator[nn.Module]:
-    """Hold a model in eval mode with its weights' gradients off, then put back every flag as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    grads = [(weight, weight.requires_grad) for weight in model.parameters()]
-    model.eval()
-    model.requires_grad_(False)
+    """Hold a model in eval mode with its weights' gradients off, then put back every flag as it was.
+
+    Only flags that have to change are touched, so entering costs little beside a forward pass: under `torch.no_grad` the
+    weights need none of it.
+    """
+    training = [module for module in model.modules() if module.training]
+    learning = [weight for weight in model.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
     try:
+        for module in training:
+            module.training = False
+        for weight in learning:
+            weight.requires_grad_(False)
         yield model
     finally:
-        for module, training in modes:
-            module.training = training
-        for weight, requires_grad in grads:
-            weight.requires_grad_(requires_grad)
+        for module in training:
+            module.training = True
+        for weight in learning:
+            weight.requires_grad_(True)

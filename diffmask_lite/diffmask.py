@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from . import vit as see
 from .checks import check_images
-from .gates import Gate, log_open, normalise
+from .gates import Gate, decide, log_open, normalise
 from .state import load_state, save_state
 
 PLACEHOLDERS = ("mean", "zero", "learned")
@@ -116,21 +116,21 @@ class DiffMask(nn.Module):
         check_images(images, self.body, self.vit)
         last = self.body.states - 1 if last is None else last
         learning = torch.is_grad_enabled()
-        logits: list[Tensor] = []
+        looks: list[Tensor] = []
         embedding: list[Tensor] = []
 
         def gate(i: int, state: Tensor) -> None:
             if i > last:
                 return
+            state = normalise(state) if self.normalise else state.float()
+            if i == 0:
+                embedding.append(state)
             with torch.set_grad_enabled(learning):
-                state = normalise(state) if self.normalise else state.float()
-                if i == 0:
-                    embedding.append(state)
-                logits.append(self.gates[i](embedding[0], state))
+                looks.append(self.gates[i].look(state))
 
         with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate):
             prediction = self.vit(images)
-        return prediction, torch.stack(logits, dim=1)
+        return prediction, decide(self.gates[: last + 1], embedding[0], looks)
 
     @torch.no_grad()
     def explain(self, images: Tensor, threshold: float = 0.5) -> Explanation:

@@ -7,6 +7,7 @@ A gate is a random number z in [0, 1] that is exactly 0 with a probability that 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,22 @@ class Gate(nn.Module):
 
     def forward(self, embedding: Tensor, state: Tensor) -> Tensor:
         """embedding h_0 and state h_i, both (B, N, D) → logits (B, N)."""
-        # first([h_0 ; h_i]) = W_0 h_0 + W_i h_i + b, without the copy that a concatenation makes
-        w_0, w_i = self.first.weight.chunk(2, dim=1)
-        hidden = torch.tanh(F.linear(embedding, w_0) + F.linear(state, w_i, self.first.bias))  # (B, N, hidden)
-        return self.last(hidden).squeeze(-1)
+        return self.last(torch.tanh(self.first(torch.cat([embedding, state], dim=-1)))).squeeze(-1)
+
+    def look(self, state: Tensor) -> Tensor:
+        """Return W_i h_i + b, (B, N, hidden): all that a gate needs of h_i, which can then go. See `decide`."""
+        return F.linear(state, self.first.weight[:, state.shape[-1] :], self.first.bias)
+
+
+def decide(gates: Sequence[Gate], embedding: Tensor, looks: Sequence[Tensor]) -> Tensor:
+    """Return the logits (B, S, N) of S gates at once: what `forward` does gate by gate, in a few large steps.
+
+    embedding: h_0, (B, N, D); looks: `gate.look(h_i)` of each gate. first([h_0 ; h_i]) = W_0 h_0 + W_i h_i + b, and the W_0 of
+    all gates make one matrix.
+    """
+    w_0 = torch.cat([gate.first.weight[:, : embedding.shape[-1]] for gate in gates])  # (S · hidden, D)
+    hidden = F.linear(embedding, w_0).unflatten(-1, (len(gates), -1))  # (B, N, S, hidden)
+    hidden = torch.stack(list(looks), dim=2).add_(hidden).tanh_()
+    last = torch.cat([gate.last.weight for gate in gates])  # (S, hidden)
+    bias = torch.cat([gate.last.bias for gate in gates])[:, None]
+    return torch.einsum("bnsk,sk->bsn", hidden, last.to(hidden.dtype)) + bias

@@ -118,7 +118,7 @@ def test_nothing_of_ours_stays_on_the_vit(family):
         def fail(*_):
             raise RuntimeError("on purpose")
 
-        explainer.gates[2].forward = fail
+        explainer.gates[2].look = fail
         explainer.explain(some_images(vit))
     assert state() == before
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 
-from diffmask_lite.gates import LEFT, RIGHT, TEMPERATURE, Gate, log_open, normalise, prob_open, sample, stretched
+from diffmask_lite.gates import LEFT, RIGHT, TEMPERATURE, Gate, decide, log_open, normalise, prob_open, sample, stretched
 from diffmask_lite.state import stream
 
 LOGITS = [-4.0, -1.0, 0.0, 0.7, 2.0]
@@ -47,12 +47,19 @@ def test_log_open_has_a_gradient_where_a_sample_has_none():
     assert logit.grad.item() == pytest.approx(1, abs=1e-3)
 
 
-def test_gate_equals_the_perceptron_on_concatenated_states():
+def test_deciding_at_once_equals_gate_by_gate_with_its_gradients():
     torch.manual_seed(0)
-    gate, h_0, h_i = Gate(12, 8, bias=2.0), torch.randn(3, 5, 12), torch.randn(3, 5, 12)
-    slow = gate.last(torch.tanh(gate.first(torch.cat([h_0, h_i], dim=-1)))).squeeze(-1)
-    torch.testing.assert_close(gate(h_0, h_i), slow)
-    assert gate.last.bias.item() == 2.0
+    gates = [Gate(12, 8) for _ in range(4)]
+    h_0, states = torch.randn(3, 5, 12), [torch.randn(3, 5, 12) for _ in gates]
+    slow = torch.stack([gate(h_0, state) for gate, state in zip(gates, states, strict=True)], dim=1)
+    fast = decide(gates, h_0, [gate.look(state) for gate, state in zip(gates, states, strict=True)])
+    torch.testing.assert_close(fast, slow)
+    weights = [weight for gate in gates for weight in gate.parameters()]
+    weighing = torch.randn(3, 4, 5)
+    wanted = torch.autograd.grad((slow * weighing).sum(), weights)
+    for found, right in zip(torch.autograd.grad((fast * weighing).sum(), weights), wanted, strict=True):
+        torch.testing.assert_close(found, right)
+    assert all(gate.last.bias.item() == 5 for gate in gates)
 
 
 def test_normalise_has_mean_zero_and_variance_one_for_each_patch():
