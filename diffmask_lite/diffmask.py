@@ -55,7 +55,7 @@ class DiffMask(nn.Module):
     vit: a timm ViT; `vit.anatomy` says what fits. It is a guest: not a submodule, never changed, and it decides the device.
     placeholder: what stands for a removed patch, as a patch embedding before positions. "mean": the embedding of an all-zero
         normalised patch; "zero": the zero vector; "learned": trained with the gates; or a tensor (D,) or (N, D).
-    hidden: width of each gate's hidden layer, by default D / 4 as published, but at least 64.
+    hidden: width of each gate's hidden layer, by default D / 4 as published, but at least 48.
     normalise: whether gates read normalised hidden states. False is the published form, kept for comparison; its gates
         tend to shut for good.
     seed: of the gates' first weights.
@@ -74,7 +74,7 @@ class DiffMask(nn.Module):
         super().__init__()
         self.body = see.anatomy(vit, refresh=True)
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
-        self.hidden, self.normalise = hidden or max(64, self.body.width // 4), normalise
+        self.hidden, self.normalise = hidden or max(48, self.body.width // 4), normalise
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(seed)
             self.gates = nn.ModuleList(Gate(self.body.width, self.hidden) for _ in range(self.body.states))

@@ -78,5 +78,5 @@ def decide(gates: Sequence[Gate], embedding: Tensor, looks: Sequence[Tensor]) ->
     hidden = F.linear(embedding, w_0).unflatten(-1, (len(gates), -1))  # (B, N, S, hidden)
     hidden = torch.stack(list(looks), dim=2).add_(hidden).tanh_()
     last = torch.cat([gate.last.weight for gate in gates])  # (S, hidden)
-    bias = torch.cat([gate.last.bias for gate in gates])[:, None]
-    return torch.einsum("bnsk,sk->bsn", hidden, last.to(hidden.dtype)) + bias
+    bias = torch.cat([gate.last.bias for gate in gates])
+    return ((hidden * last).sum(-1) + bias).transpose(1, 2)

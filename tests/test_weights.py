@@ -93,6 +93,16 @@ def test_half_precision_files_keep_predictions():
         torch.testing.assert_close(vit(images), before, atol=5e-3, rtol=0)
 
 
+def test_accuracy_counts_right_labels_and_can_drop_patches():
+    vit, _ = weights.pretrained("grid")
+    data = ColourGrid(300, seed=8)
+    flawed = [(image, count if i % 4 else (count + 1) % 10) for i, (image, count, _) in enumerate(data)]
+    assert classifier.accuracy(vit, flawed) == pytest.approx(0.75, abs=0.01)
+    nothing = classifier.accuracy(vit, data, share=0.0)  # without any patch every image gets the same answer
+    assert nothing <= max(data.cells.flatten(1).sum(1).bincount()) / 300 + 1e-6
+    assert nothing < classifier.accuracy(vit, data, share=8 / 9) < classifier.accuracy(vit, data, batch=77)
+
+
 def test_train_vit_resumes_to_bitwise_the_same_weights(tmp_path, monkeypatch):
     whole = classifier.train_vit("grid", steps=6, progress=False)
     right, calls = classifier.save_state, []

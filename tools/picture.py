@@ -1,0 +1,27 @@
+"""Make the README's picture, docs/quickstart.png, with the shipped weights: the same figure as the first of notebook 00.
+
+python tools/picture.py
+"""
+
+from pathlib import Path
+
+from diffmask_lite import plots, weights
+from diffmask_lite.datasets import CIFAR10, cat_photograph, preprocess
+
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "quickstart.png"
+
+
+def main() -> None:
+    vit, explainer = weights.pretrained("cifar10")
+    image = preprocess(vit)(cat_photograph())[None]
+    result = explainer.explain(image)
+    check = explainer.verify(image, result.keep, result.logits)
+    picture = plots.displayable(image, CIFAR10.mean, CIFAR10.std)
+    figure = plots.explanations(picture, result, check, CIFAR10.classes)
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_bytes(plots.png(figure))
+    print(f"{TARGET}: {plots.alt_text(figure)}")
+
+
+if __name__ == "__main__":
+    main()
