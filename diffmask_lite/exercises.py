@@ -79,7 +79,17 @@ def check_kl(kl: Callable[[Tensor, Tensor], Tensor]) -> None:
     draw = torch.Generator().manual_seed(0)
     logits, masked = torch.randn(4, 10, generator=draw), torch.randn(4, 10, generator=draw)
     p, q = logits.double().softmax(-1), masked.double().softmax(-1)
-    _expect(kl(logits, masked), (p * (p / q).log()).sum(-1), "for a batch of four")
+    wanted = (p * (p / q).log()).sum(-1)
+    found = kl(logits, masked)
+    if (
+        isinstance(found, Tensor)
+        and found.shape == wanted.shape
+        and torch.allclose(found.double(), (q * (q / p).log()).sum(-1))
+    ):
+        raise _Wrong("that is KL(q ‖ p): let p weigh the sum, not q")
+    _expect(found, wanted, "for a batch of four")
+    sure = torch.tensor([[0.0, 200.0]])  # softmax gives exactly 0 for the first class, and log 0 is −∞
+    _expect(kl(-sure, sure), torch.tensor([200.0]), "for two predictions that are sure of different classes", 1e-2)
 
 
 @_checker
@@ -88,8 +98,8 @@ def check_top_patches(top_patches: Callable[[Tensor, int], Tensor]) -> None:
     mask = torch.tensor([[[0.1, 0.9], [0.4, 0.3]], [[0.8, 0.2], [0.7, 0.6]]])
     _expect(top_patches(mask, 1), torch.tensor([[[0, 1], [0, 0]], [[1, 0], [0, 0]]]).bool(), "for m = 1")
     _expect(top_patches(mask, 3), torch.tensor([[[0, 1], [1, 1]], [[1, 0], [1, 1]]]).bool(), "for m = 3")
-    _expect(top_patches(mask, 0), torch.zeros(2, 2, 2).bool(), "for m = 0")
-    _expect(top_patches(mask, 4), torch.ones(2, 2, 2).bool(), "for m = 4")
     ties = torch.full((1, 2, 2), 0.5)
     if int(top_patches(ties, 2).sum()) != 2:
         raise _Wrong("where all patches are equally probable and m = 2, exactly 2 should be kept")
+    _expect(top_patches(mask, 0), torch.zeros(2, 2, 2).bool(), "for m = 0")
+    _expect(top_patches(mask, 4), torch.ones(2, 2, 2).bool(), "for m = 4")

@@ -218,14 +218,10 @@ class _Seeded(Dataset):
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor:
         position, index = place
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.set_state(stream(self.seed, "item", position).get_state())
-            random.seed(f"{self.seed} {position}")
-            try:
-                item = self.dataset[index]
-            finally:
-                random.setstate(state)
+        number = stream(self.seed, "item", position).initial_seed()
+        torch.random.default_generator.manual_seed(number)
+        random.seed(number)
+        item = self.dataset[index]
         image = item[0] if isinstance(item, tuple | list) and len(item) > 0 else item
         if not isinstance(image, Tensor) or image.ndim != 3:
             found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
@@ -249,7 +245,19 @@ def _batches(dataset: Dataset | Tensor, seed: int, batch: int, start: int, steps
         yield from DataLoader(seeded, batch_sampler=places(), num_workers=workers)
     else:  # without a DataLoader, an error in an item reaches the reader as it was raised
         for group in places():
-            yield torch.stack([seeded[place] for place in group])
+            with _random_numbers_restored():
+                images = torch.stack([seeded[place] for place in group])
+            yield images
+
+
+@contextmanager
+def _random_numbers_restored() -> Iterator[None]:
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(state)
 
 
 def _check_finite(images: Tensor, step: int, dataset: Dataset | Tensor, seed: int) -> None:
