@@ -55,7 +55,8 @@ class DiffMask(nn.Module):
     vit: a timm ViT; `vit.anatomy` says what fits. It is a guest: not a submodule, never changed, and it decides the device.
     placeholder: what stands for a removed patch, as a patch embedding before positions. "mean": the embedding of an all-zero
         normalised patch; "zero": the zero vector; "learned": trained with the gates; or a tensor (D,) or (N, D).
-    hidden: width of each gate's hidden layer, by default D / 4 as published, but at least 48.
+    hidden: width of each gate's hidden layer, by default D / 8 (the authors: D / 4), so that gates cost little beside the
+        ViT, but 48 where D < 192: with 16 hidden units the gates learn the colour grid more slowly.
     normalise: whether gates read normalised hidden states. False is the published form, kept for comparison; its gates
         tend to shut for good.
     seed: of the gates' first weights.
@@ -74,7 +75,7 @@ class DiffMask(nn.Module):
         super().__init__()
         self.body = see.anatomy(vit, refresh=True)
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
-        self.hidden, self.normalise = hidden or max(48, self.body.width // 4), normalise
+        self.hidden, self.normalise = hidden or (48 if self.body.width < 192 else self.body.width // 8), normalise
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(seed)
             self.gates = nn.ModuleList(Gate(self.body.width, self.hidden) for _ in range(self.body.states))
@@ -141,8 +142,9 @@ class DiffMask(nn.Module):
         """
         if not 0 <= threshold < 1:
             raise ValueError(f"The threshold is a probability in [0, 1), but it is {threshold}.")
-        prediction, logits = self.read(images)
-        each = log_open(logits)  # (B, L + 2, N)
+        with torch.inference_mode():  # cheaper than no_grad, small operations above all
+            prediction, logits = self.read(images)
+        prediction, each = prediction.clone(), log_open(logits.clone())  # ordinary tensors again; each (B, L + 2, N)
         mask = each.sum(1).exp().unflatten(1, self.body.grid)  # a patch stays only if every layer keeps it
         return Explanation(mask, mask > threshold, each.exp().unflatten(2, self.body.grid), prediction, threshold)
 

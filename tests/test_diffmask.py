@@ -54,7 +54,7 @@ def test_explain_equals_the_gates_applied_to_each_patch_by_hand(family):
                 product *= p
             assert result.mask[b, row, column].item() == pytest.approx(product, abs=1e-4)
     assert torch.equal(result.keep, result.mask > 0.5)
-    assert result.mask.std() > 0.02
+    assert result.mask.std() > 0.1 * result.mask.mean()  # no patch is like another
     torch.testing.assert_close(result.logits, vit(images).detach())
 
 
