@@ -156,9 +156,14 @@ def test_ctrl_c_ends_after_the_step_with_what_was_learned_and_goes_on(tmp_path, 
         if count == 4 * 4 + 1:
             signal.raise_signal(signal.SIGINT)
 
-    explainer, before = DiffMask(vit), signal.getsignal(signal.SIGINT)
-    history = fit(explainer, Shaky(images, press), 8, checkpoint=checkpoint, every=100, **QUICK)
-    assert history.interrupted and len(history) == 5 and signal.getsignal(signal.SIGINT) is before
+    explainer, outside = DiffMask(vit), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
+    try:
+        history = fit(explainer, Shaky(images, press), 8, checkpoint=checkpoint, every=100, **QUICK)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outside)
+    assert history.interrupted and len(history) == 5
     assert "step 4" in capsys.readouterr().out
     history = fit(explainer, Shaky(images), 8, checkpoint=checkpoint, **QUICK)
     assert len(history) == 8 and not history.interrupted and torch.equal(weights(explainer), weights(whole))
