@@ -23,11 +23,9 @@ from .anatomy import Anatomy, UnfitViT, anatomy, guest
 from .checks import check_images, check_keep
 
 __all__ = [
-    "REMOVALS", "Anatomy", "UnfitViT", "anatomy", "attention_maps", "drop_tokens", "explicit_attention", "guest",
+    "Anatomy", "UnfitViT", "anatomy", "attention_maps", "drop_tokens", "explicit_attention", "guest",
     "hidden_states", "observe", "observe_attention", "pixel_range", "predict", "replace_embedding", "to_pixels",
 ]  # fmt: skip
-
-REMOVALS = ("drop", "noise", "mean")
 
 
 @contextmanager
