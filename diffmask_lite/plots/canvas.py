@@ -6,7 +6,8 @@ A mask is drawn patch by patch, never smoothed, and its colours always run from 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -144,3 +145,26 @@ def as_picture(picture: Any) -> ndarray:
     if picture.ndim != 3 or picture.shape[2] != 3 or not (picture.min() >= 0 and picture.max() <= 1):
         raise ValueError(f"A picture is (H, W, 3) in [0, 1], but this is {picture.shape}; see plots.displayable.")
     return picture
+
+
+def softmax(logits: Any) -> ndarray:
+    """Logits, as an array or a tensor -> probabilities over the last axis."""
+    logits = as_array(logits).astype(float)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+def says(p: ndarray, names: Sequence[str]) -> str:
+    """Name the most probable class of p (classes,) and its probability."""
+    return f"says {short(names[p.argmax()])} ({p.max():.2f})"
+
+
+def short(name: Any) -> str:
+    """A class name fit for a small panel; ImageNet's names list synonyms after a comma."""
+    return textwrap.shorten(str(name).split(",")[0], 24, placeholder=" …")
+
+
+def wrap(text: str, inches: float) -> str:
+    """Break lines of 12 points so that they are at most so many inches long."""
+    width = max(int(inches / 0.096), 8)  # a character of 12 points is about 0.096 inches wide
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())

@@ -1,0 +1,16 @@
+"""Draw what the package computes: data in, `matplotlib` figure out.
+
+Nothing here shows or saves a figure or changes matplotlib's settings. Tensors and numpy arrays are both welcome. A figure
+belongs to no window, so a notebook shows it exactly once, and it carries alternative text made from the data (`alt_text`).
+Two rules keep pictures honest: a mask is drawn patch by patch, never smoothed, and its colours always run from 0 to 1.
+"""
+
+from .canvas import GREY, STYLE, Drawing, alt_text, overlay, png
+from .curves import history, probabilities
+from .masks import explanations, harden, layers, soft_to_hard, soft_to_hard_strip
+from .pictures import displayable, image_grid
+
+__all__ = [
+    "GREY", "STYLE", "Drawing", "alt_text", "displayable", "explanations", "harden", "history", "image_grid", "layers",
+    "overlay", "png", "probabilities", "soft_to_hard", "soft_to_hard_strip",
+]  # fmt: skip

@@ -1,0 +1,156 @@
+"""Masks over pictures: soft and hard, beside what the ViT says of them, and layer by layer.
+
+Shapes: picture (H, W, 3) in [0, 1], mask (h, w) in [0, 1] on the ViT's patch grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from .canvas import (
+    VERMILION,
+    WIDTH,
+    Drawing,
+    as_array,
+    as_picture,
+    bare,
+    colourbar,
+    described,
+    in_house_style,
+    new_figure,
+    overlay,
+    says,
+    short,
+    softmax,
+    wrap,
+)
+
+
+def harden(mask: Any, hardness: float, threshold: float = 0.5) -> ndarray:
+    """Move a soft mask (any shape, in [0, 1]) towards the hard one, `mask > threshold`; hardness runs from 0 to 1.
+
+    A value's distance to the threshold, as a share u of the most it could be on its side, becomes u^(1 − hardness):
+    order and side are kept, 0 gives the mask itself and 1 the hard mask, exactly.
+    """
+    if not 0 <= hardness <= 1:
+        raise ValueError(f"Hardness runs from 0 (soft) to 1 (hard), but it is {hardness}.")
+    mask = as_array(mask)
+    keep = mask > threshold  # in the mask's own precision, as `explain` compares
+    if hardness in (0, 1):
+        return (keep if hardness else mask).astype(float)
+    threshold, mask = float(np.asarray(threshold, mask.dtype)), mask.astype(float)
+    room = np.where(keep, 1 - threshold, threshold)
+    u = np.divide(np.abs(mask - threshold), room, out=np.zeros_like(mask), where=room > 0)
+    return threshold + np.where(keep, 1, -1) * room * u ** (1 - hardness)
+
+
+@in_house_style
+def explanations(
+    pictures: Any, result: Any, check: Any, names: Sequence[str], truth: Any = None, rows: Sequence[int] | None = None
+) -> Drawing:
+    """Draw one row an image: the picture, the soft mask and the patches kept, with the ViT's words before and after.
+
+    pictures (B, H, W, 3); `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned;
+    names: a word for each class; truth: labels (B,), to mark wrong predictions; rows: which images, by default all.
+    """
+    mask, keep, kl, after = as_array(result.mask), as_array(result.keep), as_array(check.kl), softmax(check.logits)
+    before = None if result.logits is None else softmax(result.logits)
+    if not np.allclose(as_array(check.kept), keep.mean((1, 2)), atol=1e-4):
+        raise ValueError("The check is of another mask; pass explainer.verify(images, result.keep).")
+    rows = range(len(mask)) if rows is None else rows
+    height, width = as_picture(pictures[0]).shape[:2]
+    figure, axes = new_figure((2.6 * height / width + 0.7) * len(rows), len(rows), 3)
+    sentences = []
+    for line, i in zip(axes, rows, strict=True):
+        answer, wrong = "" if before is None else says(before[i], names), False
+        if before is not None and truth is not None:
+            wrong = before[i].argmax() != int(truth[i])
+            answer += f"\nwrong: truth is {short(names[int(truth[i])])}" if wrong else ""
+        after_words = says(after[i], names) + ("" if check.agree[i] else ", changed")
+        line[0].imshow(as_picture(pictures[i]), interpolation="nearest")
+        bare(line[0])
+        image = overlay(line[1], pictures[i], mask[i], heat=True)
+        overlay(line[2], pictures[i], keep[i])
+        figures = f"KL {kl[i]:.2f} nats, {keep[i].mean():.0%} kept"
+        line[0].set_title(wrap(answer, 2.7), color=VERMILION if wrong else "black")
+        line[1].set_title(f"soft mask, mean {mask[i].mean():.2f}")
+        line[2].set_title(wrap(f"{after_words}\n{figures}", 2.7), color="black" if check.agree[i] else VERMILION)
+        answer, part = answer.replace("\n", ", "), f"on the {keep[i].sum()} of {keep[i].size} patches kept"
+        sentences.append(f"Image {i}: {f'the ViT {answer}; ' if answer else ''}{part} it {after_words}, KL {kl[i]:.2f} nats.")
+    colourbar(figure, image, axes)
+    return described(figure, "What the ViT says before and after. " + " ".join(sentences))
+
+
+@in_house_style
+def soft_to_hard(picture: Any, mask: Any, hardness: float = 1, threshold: float = 0.5, words: str = "") -> Drawing:
+    """Draw the soft mask, the same hardened (see `harden`), and the picture through the latter; `words` go above."""
+    picture, mask, hardened = as_picture(picture), as_array(mask), _hardened(mask, hardness, threshold)
+    figure, axes = new_figure(2.6 * picture.shape[0] / picture.shape[1] + (0.8 if words else 0.4), 1, 3)
+    image = overlay(axes[0, 0], picture, mask.astype(float), heat=True)
+    overlay(axes[0, 1], picture, hardened, heat=True)
+    overlay(axes[0, 2], picture, hardened)
+    above = f"{(mask > threshold).sum()} of {mask.size} above {threshold:.2f}"
+    titles = f"soft mask, mean {mask.mean():.2f}", f"hardness {hardness:.2f}, mean {hardened.mean():.2f}", above
+    for ax, title in zip(axes.flat, titles, strict=True):
+        ax.set_title(title)
+    colourbar(figure, image, axes)
+    if words:
+        figure.suptitle(wrap(words, WIDTH), fontsize=12)
+    return described(figure, f"A mask of patches: {'; '.join(titles)}. {words}")
+
+
+@in_house_style
+def soft_to_hard_strip(picture: Any, mask: Any, settings: Any = (0, 0.25, 0.5, 0.75, 1), threshold: Any = 0.5) -> Drawing:
+    """Draw masks hardened to several settings, and the picture through each below: the static twin of both sliders.
+
+    For several thresholds give them and one setting: `soft_to_hard_strip(picture, mask, 1, (0.1, 0.3, 0.5, 0.7, 0.9))`.
+    """
+    picture, name = as_picture(picture), "hardness" if np.ndim(threshold) == 0 else "threshold"
+    settings, thresholds = np.broadcast_arrays(np.atleast_1d(settings), threshold)
+    side = (WIDTH - 1.1) / len(settings) * picture.shape[0] / picture.shape[1]
+    figure, axes = new_figure(2 * side + 0.5, 2, len(settings))
+    words = []
+    for (above, below), hardness, limit in zip(axes.T, settings.tolist(), thresholds.tolist(), strict=True):
+        hardened = _hardened(mask, hardness, limit)
+        image = overlay(above, picture, hardened, heat=True)
+        overlay(below, picture, hardened)
+        above.set_title(f"{hardness if name == 'hardness' else limit:g}")
+        words.append(f"{hardened.mean():.2f} at {above.get_title()}")
+    axes[0, 0].set_title(f"{name} {axes[0, 0].get_title()}")
+    colourbar(figure, image, axes)
+    return described(figure, f"The mean of the mask by {name}: {', '.join(words)}.")
+
+
+@in_house_style
+def layers(picture: Any, result: Any, index: int = 0) -> Drawing:
+    """Draw the gate of each hidden state h_0 … h_{L+1} of image `index` alone; below it the product of all up to it."""
+    gates = as_array(result.layers)[index]  # (L + 2, h, w)
+    products = np.cumprod(gates, axis=0)
+    bands = -(-len(gates) // 8)  # more than 8 in a row would be too small to read
+    across = -(-len(gates) // bands)
+    side = (WIDTH - 1.2) / (across + 1.6) * gates.shape[1] / gates.shape[2]
+    figure = Drawing(figsize=(WIDTH, bands * (2 * max(side, 0.7) + 0.6)), layout="constrained")  # room for labels
+    grid = figure.add_gridspec(2 * bands, across + 1, width_ratios=[1.6] + [1] * across)
+    axes = [figure.add_subplot(grid[:2, 0], title="picture")]
+    axes[0].imshow(as_picture(picture), interpolation="nearest")
+    bare(axes[0])
+    for i in range(len(gates)):
+        for row, (gate, label, title) in enumerate([(gates[i], "alone", f"$h_{{{i}}}$"), (products[i], "product", "")]):
+            ax = figure.add_subplot(grid[2 * (i // across) + row, i % across + 1], title=title)
+            image = overlay(ax, picture, gate, heat=True, edge=min(0.5, 2 / len(gate)))
+            ax.set_ylabel("" if i % across else label)
+            axes.append(ax)
+    colourbar(figure, image, axes)
+    means = ", ".join(f"h_{i} {mean:.2f}" for i, mean in enumerate(gates.mean((1, 2))))
+    return described(
+        figure, f"The mean gate of each hidden state alone: {means}; of the product of all {products[-1].mean():.2f}."
+    )
+
+
+def _hardened(mask: Any, hardness: float, threshold: float) -> ndarray:
+    mask = harden(mask, hardness, threshold)
+    return mask > 0.5 if hardness == 1 else mask  # a bool mask is drawn with an outline
