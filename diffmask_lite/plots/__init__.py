@@ -9,8 +9,9 @@ from .canvas import GREY, STYLE, Drawing, alt_text, overlay, png
 from .curves import history, probabilities
 from .masks import explanations, harden, layers, soft_to_hard, soft_to_hard_strip
 from .pictures import displayable, image_grid
+from .training import descent, masks_by_step, runs, trade_off
 
 __all__ = [
-    "GREY", "STYLE", "Drawing", "alt_text", "displayable", "explanations", "harden", "history", "image_grid", "layers",
-    "overlay", "png", "probabilities", "soft_to_hard", "soft_to_hard_strip",
+    "GREY", "STYLE", "Drawing", "alt_text", "descent", "displayable", "explanations", "harden", "history", "image_grid",
+    "layers", "masks_by_step", "overlay", "png", "probabilities", "runs", "soft_to_hard", "soft_to_hard_strip", "trade_off",
 ]  # fmt: skip
