@@ -29,8 +29,8 @@ FIGURES = {
     "descent": lambda: plots.descent({"α ascends": WAY, "α descends": WAY * 0.5}, (2 / 3, 1 / 3)),
     "masks_by_step": lambda: plots.masks_by_step(PICTURES, MASKS, ["untrained", "50 steps", "100", "400"]),
     "masks_by_step, one": lambda: plots.masks_by_step(PICTURES[:1], MASKS[:2, :1], ["untrained", "400 steps"]),
-    "runs": lambda: plots.runs({"one trap": {"as published": BROKEN, "mended": SOUND}}, eps=0.1),
-    "runs, four": lambda: plots.runs({f"trap {i}": {"as published": BROKEN, "mended": SOUND} for i in range(4)}, eps=0.1),
+    "runs": lambda: plots.runs({"as published": BROKEN, "mended": SOUND}, eps=0.1),
+    "runs, four": lambda: plots.runs({f"a run with a name {i}": BROKEN for i in range(4)}),
     "trade_off": lambda: plots.trade_off(SWEEP, 0.5),
 }
 
@@ -59,13 +59,13 @@ def test_masks_by_step_puts_steps_in_columns_and_images_in_rows():
         np.testing.assert_allclose(ax.images[-1].get_array(), MASKS[i % 4, i // 4])
 
 
-def test_runs_draws_each_run_once_in_both_rows_with_its_name():
-    figure = plots.runs({"trap": {"mended": SOUND, "broken": BROKEN}}, eps=0.1)
-    above, below = figure.axes
-    assert line(above, VERMILION).get_ydata()[-1] == 9.4 and line(below, VERMILION).get_ydata()[-1] == 0
-    assert line(above, BLUE).get_ydata()[-1] == 0.02 and line(below, BLUE).get_ydata()[-1] == 0.5
-    assert [text.get_text() for text in below.get_legend().get_texts()] == ["mended", "broken"]
-    assert "trap, broken: KL 9.40, kept 0.00" in plots.alt_text(figure)
+def test_runs_draws_each_run_on_both_sides_with_its_name():
+    figure = plots.runs({"mended": SOUND, "broken": BROKEN}, eps=0.1)
+    left, right = figure.axes
+    assert line(left, VERMILION).get_ydata()[-1] == 9.4 and line(right, VERMILION).get_ydata()[-1] == 0
+    assert line(left, BLUE).get_ydata()[-1] == 0.02 and line(right, BLUE).get_ydata()[-1] == 0.5
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mended", "broken"]
+    assert "broken: KL 9.40, kept 0.00" in plots.alt_text(figure)
 
 
 def test_trade_off_averages_seeds_and_keeps_their_points():

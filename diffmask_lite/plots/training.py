@@ -77,34 +77,31 @@ def masks_by_step(pictures: Any, masks: Any, steps: Sequence[Any]) -> Drawing:
 
 
 @in_house_style
-def runs(panels: Mapping[str, Mapping[str, pd.DataFrame]], eps: float | None = None) -> Drawing:
-    """Compare trainings: a column a panel, KL above and the share of patches kept below, a line a run.
+def runs(histories: Mapping[str, pd.DataFrame], eps: float | None = None) -> Drawing:
+    """Compare trainings: KL on the left, the share of patches kept on the right, against the step, a line a run.
 
-    panels: title -> {name of the run -> table with the columns step, kl, kept, as `History.frame` gives it}. Lines are running
-    medians over a twentieth of the steps. KL (nats) is on an axis that is linear below 0.1 and logarithmic above.
+    histories: name of the run -> table with the columns step, kl, kept, as `History.frame` gives it. Lines are running medians
+    over a twentieth of the steps. KL (nats) is on an axis that is linear below 0.1 and logarithmic above.
     """
-    figure, axes = new_figure(4.9, 2, len(panels))
+    figure, axes = new_figure(3.2, 1, 2)
     words = []
-    for (above, below), (title, histories) in zip(axes.T, panels.items(), strict=True):
-        for (name, frame), (colour, line) in zip(histories.items(), LOOKS, strict=False):
-            for ax, column in ((above, "kl"), (below, "kept")):
-                ax.plot(frame.step, _smooth(frame[column]), line, color=colour, linewidth=2, label=name)
-            last = frame.tail(len(frame) // 20 + 1).median()
-            words.append(f"{title}, {name}: KL {last.kl:.2f}, kept {last.kept:.2f}")
-        above.set_title(title)
-        above.set_yscale("symlog", linthresh=0.1)
-        above.set(ylim=(0, 20), yticks=[0, 0.1, 1, 10], yticklabels=["0", "0.1", "1", "10"], xticklabels=[])
-        if eps is not None:
-            above.axhline(eps, color="black", linewidth=1, linestyle=(0, (1, 2)))
-        below.set(ylim=(-0.03, 1.03), xlabel="step")
-        below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32))
-        for ax in (above, below):
-            ax.tick_params(labelsize=11)
-            ax.xaxis.set_major_locator(MaxNLocator(2, integer=True))
-    axes[0, 0].set_ylabel("KL (nats)")
-    axes[1, 0].set_ylabel("share kept")
-    for ax in axes[:, 1:].flat:
-        ax.set_yticklabels([])
+    for (name, frame), (colour, line) in zip(histories.items(), LOOKS, strict=False):
+        for ax, column in zip(axes.flat, ("kl", "kept"), strict=True):
+            ax.plot(frame.step, _smooth(frame[column]), line, color=colour, linewidth=2.5, label=name)
+        last = frame.tail(len(frame) // 20 + 1).median()
+        words.append(f"{name}: KL {last.kl:.2f}, kept {last.kept:.2f}")
+    left, right = axes.flat
+    left.set_yscale("symlog", linthresh=0.1)
+    left.set(ylim=(0, 20), yticks=[0, 0.1, 1, 10], yticklabels=["0", "0.1", "1", "10"], ylabel="KL (nats)")
+    left.minorticks_off()
+    right.set(ylim=(-0.03, 1.03), ylabel="share of patches kept")
+    if eps is not None:
+        left.axhline(eps, color="black", linewidth=1, linestyle=(0, (1, 2)))
+        left.annotate("ε", (1, eps), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center")
+    for ax in axes.flat:
+        ax.set_xlabel("training step")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(histories))
     return described(figure, f"At the end of training: {'; '.join(words)}.")
 
 
