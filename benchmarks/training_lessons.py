@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,10 @@ def blue_embedding(model: torch.nn.Module) -> torch.Tensor:
         return model.patch_embed(pixels)[0, 0]
 
 
+def stored(paths: Iterable[Path]) -> list[pd.DataFrame]:
+    return [pd.read_csv(path) if path.exists() else pd.DataFrame() for path in paths]
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of those that a training is run with")
@@ -115,15 +120,16 @@ def main() -> int:
     options = options.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     paths = options.out / "training_histories.csv", options.out / "training_scores.csv"
-    histories, scores = (pd.read_csv(path) if path.exists() else pd.DataFrame() for path in paths)
     for seed in options.seeds:
         for run in RUNS:
             key = {"lesson": run.lesson, "run": run.name, "task": run.task, "seed": seed}
+            _, scores = stored(paths)
             done = not scores.empty and (scores[list(key)] == pd.Series(key)).all(axis=1).any()
             wanted = options.only in (None, run.task) and (not options.lessons or run.lesson in options.lessons)
             if done or not wanted or seed not in run.seeds:
                 continue
             history, score = train(run, seed, options.data)
+            histories, scores = stored(paths)  # again, for a second process may have added to them meanwhile
             settings = {"steps": run.steps, "images": run.images, "eps": run.fit.get("eps", 0.1)}
             scores = pd.concat([scores, pd.DataFrame([key | settings | score])], ignore_index=True)
             if run.lesson not in ("eps", "steps", "images"):  # of those only the end is drawn
