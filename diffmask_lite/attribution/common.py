@@ -27,7 +27,7 @@ def classes(logits: Tensor, target: Target) -> Tensor:
     """Return the class to explain of each image, (B,): the target, or the most probable class of logits (B, classes)."""
     if target is None:
         return logits.argmax(1)
-    return torch.as_tensor(target, device=logits.device).expand(len(logits))
+    return torch.as_tensor(target, dtype=torch.long, device=logits.device).expand(len(logits))
 
 
 def pick(values: Tensor, chosen: Tensor) -> Tensor:
@@ -41,8 +41,15 @@ def gradients(vit: nn.Module, images: Tensor) -> Iterator[Tensor]:
 
     The weights have theirs off: a gradient is asked of activations, with `torch.autograd.grad`, and nothing is left in `.grad`.
     """
-    with torch.inference_mode(False), torch.enable_grad(), guest(vit):
-        yield images.clone() if images.is_inference() else images.detach()
+    checkpointing = getattr(vit, "grad_checkpointing", False)
+    try:
+        if checkpointing:  # it throws activations away and makes new ones, so those that a hook saw would have no gradient
+            vit.grad_checkpointing = False
+        with torch.inference_mode(False), torch.enable_grad(), guest(vit):
+            yield images.clone() if images.is_inference() else images.detach()
+    finally:
+        if checkpointing:
+            vit.grad_checkpointing = True
 
 
 def mean_patch(vit: nn.Module, body: Anatomy) -> Tensor:

@@ -34,7 +34,7 @@ def occlusion(vit: nn.Module, images: Tensor, target: Target = None, generator: 
         sliding_window_shapes=(1, 1),
         baselines=0,
         additional_forward_args=(images, chosen),
-        perturbations_per_eval=max(1, ROWS // len(images)),
+        perturbations_per_eval=min(body.patches, max(1, ROWS // len(images))),
     )
     return on_grid(found.flatten(1), body)
 
