@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..vit import anatomy, predict
+from ..vit import Anatomy, anatomy, predict
 from .common import Target, captum, check, classes, mean_patch, on_grid, pick, seeded
 
-ROWS = 256  # masked images in one forward pass
+TOKENS = 4096  # patches in one forward pass on a CPU, which is slower per image with more; a GPU is given 32 times as many
+
+
+def _at_once(images: Tensor, body: Anatomy) -> int:
+    """Return how many masks of every image to ask about in one forward pass."""
+    tokens = TOKENS if images.device.type == "cpu" else 32 * TOKENS
+    return max(1, tokens // (len(images) * body.patches))
 
 
 def _log_p(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -34,7 +40,7 @@ def occlusion(vit: nn.Module, images: Tensor, target: Target = None, generator: 
         sliding_window_shapes=(1, 1),
         baselines=0,
         additional_forward_args=(images, chosen),
-        perturbations_per_eval=min(body.patches, max(1, ROWS // len(images))),
+        perturbations_per_eval=min(body.patches, _at_once(images, body)),
     )
     return on_grid(found.flatten(1), body)
 
@@ -90,7 +96,7 @@ def random_keep(
 def _masked(vit: nn.Module, images: Tensor, keep: Tensor, chosen: Tensor, removal: str | Tensor) -> Tensor:
     """Return log p of the chosen classes (B,) with each mask of keep, bool (M, N), on each image: (B, M)."""
     body, found = anatomy(vit), []
-    for masks in keep.split(max(1, ROWS // len(images))):
+    for masks in keep.split(_at_once(images, body)):
         m = len(masks)
         each = images.repeat_interleave(m, 0)
         logits = predict(vit, each, masks.repeat(len(images), 1).unflatten(1, body.grid), removal)
