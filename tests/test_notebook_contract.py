@@ -61,7 +61,7 @@ QUESTION = "1. Why?\n\n" + ANSWER.format(title="Answer", text="Because.")
 def exemplary() -> Notebook:
     """The second of two notebooks, with one of everything; it keeps every rule."""
     names = ["00_first.ipynb", "01_second.ipynb"]
-    badge = badges.badge(badges.slug(), names[1])
+    badge = badges.badge(names[1], badges.home())
     cells = [
         markdown(f"# Second\n\n{badge}\n\nAbout 2 minutes on a 2-core CPU.", "slide"),
         code(BOOTSTRAP, "skip"),
@@ -143,6 +143,7 @@ BROKEN = {
     },
     contract.frame_is_filled: {
         "no goals": replacing("- count patches\n- drop patches", "Much."),
+        "a first goal too long for the README": replacing("- count patches", "- count patches" + " and patches" * 10),
         "no verb": replacing("- count patches", "- understand patches"),
         "no time": replacing("2 minutes, a CPU", "a CPU"),
         "no hardware": replacing("2 minutes, a CPU", "2 minutes"),
@@ -286,7 +287,7 @@ def test_bootstrap_finds_the_repository_from_below(elsewhere):
 def test_bootstrap_installs_on_colab_without_torch_and_numpy(elsewhere, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     clone, install = elsewhere(tmp_path)
-    assert clone[:2] == ["git", "clone"] and f"https://github.com/{badges.slug()}" in clone
+    assert clone[:2] == ["git", "clone"] and f"https://github.com/{badges.home().repository}" in clone
     assert "--no-deps" in install and clone[-1] in install
     assert any(part.startswith("timm") for part in install)
     assert not any(part.startswith(("torch", "numpy")) for part in install)

@@ -6,7 +6,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-repository = "https://github.com/diffmask-lite/diffmask_lite"
+repository, branch = "https://github.com/OWNER/diffmask_lite", "main"
 spec = importlib.util.find_spec("diffmask_lite")
 if spec is None or spec.origin is None:  # not installed, so look for a clone from here upwards
     folders = [p for p in (Path.cwd(), *Path.cwd().parents) if (p / "diffmask_lite" / "__init__.py").is_file()]
@@ -14,7 +14,7 @@ if spec is None or spec.origin is None:  # not installed, so look for a clone fr
         sys.path.insert(0, str(folders[0]))
     elif "google.colab" in sys.modules:  # install it, and what is missing, but leave Colab's torch and numpy alone
         clone = Path(tempfile.mkdtemp()) / "diffmask_lite"
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", repository, clone], check=True)
+        subprocess.run(["git", "clone", "--quiet", "--depth=1", f"--branch={branch}", repository, clone], check=True)
         needs = tomllib.loads((clone / "pyproject.toml").read_text())["project"]["dependencies"]
         needs = [need for need in needs if not need.startswith(("torch", "numpy"))]
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", clone, *needs], check=True)
