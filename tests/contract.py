@@ -18,6 +18,7 @@ BOOTSTRAP = (ROOT / "tools" / "bootstrap_cell.py").read_text("utf-8").rstrip("\n
 MAX_BYTES = 1_500_000
 CHECKED = "# NBVAL_CHECK_OUTPUT"
 MIN_CHECKED = 3
+GLOSSARY = "../docs/glossary.md"
 MAX_GOAL = 120
 NO_VERBS = {"a", "an", "the", "know", "learn", "understand"}
 BEFORE = [GOALS, "Before you start"]
@@ -118,6 +119,8 @@ def frame_is_filled(notebook: Notebook) -> list[str]:
         faults.append("'Before you start' names the time and the hardware (minutes, CPU)")
     if notebook.number and not any(f"]({name}" in start for name in notebook.names[: notebook.number]):
         faults.append("'Before you start' links back to no earlier notebook")
+    if f"]({GLOSSARY})" not in start:
+        faults.append(f"'Before you start' does not link to {GLOSSARY}")
     questions = section(notebook.cells, AFTER[1])
     answers = re.findall(r"<details>\s*<summary>.+?</summary>\n\n.+?</details>", questions, flags=re.DOTALL)
     if len(answers) != 3 or questions.count("<details>") != 3:
