@@ -1,9 +1,11 @@
 """Every notebook keeps the contract, and every rule of the contract catches a notebook that breaks it."""
 
 import copy
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import nbformat
@@ -257,7 +259,6 @@ def elsewhere(monkeypatch, tmp_path):
         commands.append([str(part) for part in command])
         if command[0] == "git":
             command[-1].mkdir()
-            (command[-1] / "pyproject.toml").write_text((contract.ROOT / "pyproject.toml").read_text("utf-8"), "utf-8")
 
     def run(folder):
         monkeypatch.chdir(folder)
@@ -285,13 +286,14 @@ def test_bootstrap_finds_the_repository_from_below(elsewhere):
     assert sys.path[0] == str(contract.ROOT)
 
 
-def test_bootstrap_installs_on_colab_without_torch_and_numpy(elsewhere, tmp_path, monkeypatch):
+def test_bootstrap_installs_on_colab_and_holds_torch_and_numpy(elsewhere, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     clone, install = elsewhere(tmp_path)
-    assert clone[:2] == ["git", "clone"] and f"https://github.com/{badges.home().repository}" in clone
-    assert "--no-deps" in install and clone[-1] in install
-    assert any(part.startswith("timm") for part in install)
-    assert not any(part.startswith(("torch", "numpy")) for part in install)
+    at = badges.home()
+    assert clone[:2] == ["git", "clone"] and {f"https://github.com/{at.repository}", f"--branch={at.branch}"} <= set(clone)
+    assert install[-2:] == [clone[-1], "ipywidgets"]
+    held = Path(install[install.index("--constraint") + 1]).read_text().split()
+    assert held == [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "torchvision", "numpy")]
 
 
 def test_bootstrap_says_what_is_missing_elsewhere(elsewhere, tmp_path):
