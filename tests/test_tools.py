@@ -1,6 +1,8 @@
 """The upkeep tools, on a small copy of the repository and on a notebook of a few cells."""
 
 import base64
+import html
+import json
 import shutil
 import subprocess
 import sys
@@ -159,3 +161,34 @@ def test_slides_carry_captions_as_alternative_text(tmp_path):
     assert page.count("<img") == 1 and PIXEL in page
     assert "its patches bright." in page.split("<img", 1)[1].split(">", 1)[0]
     assert 'class="notes"' in page
+
+
+def test_slides_that_are_cut_off_are_named():
+    sizes = [["0/0", "a <b>", 1280, 720], ["1/0", "tall", 1280, 721], ["1/1", "wide", 1300, 300]]
+    page = f'<body><pre id="sizes">{html.escape(json.dumps(sizes), quote=False)}</pre></body>'
+    assert [fault.split(" is ")[0] for fault in slides.cut_off(page)] == ["slide 1/0", "slide 1/1"]
+    with pytest.raises(RuntimeError, match="--reveal"):
+        slides.cut_off("<body></body>")
+
+
+# What the check asks of reveal.js, for a deck without vertical slides.
+REVEAL = """
+const all = () => [...document.querySelectorAll(".slides section section")];
+window.Reveal = {
+    initialize() {}, addEventListener() {}, slide() {},
+    getSlides: all, getIndices: (slide) => ({h: all().indexOf(slide)}),
+};
+"""
+
+
+@pytest.mark.skipif(not any(map(shutil.which, slides.BROWSERS)), reason="Skipped: no Chromium or Chrome; install one")
+def test_browser_measures_slides(tmp_path, capsys):
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "reveal.js").write_text(REVEAL)
+    kind = {"slideshow": {"slide_type": "slide"}}
+    cells = [MARKDOWN("# Short", metadata=kind), MARKDOWN("# Long\n\n" + "A line.\n\n" * 100, metadata=kind)]
+    path = tmp_path / "00_two.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert slides.main([str(path), "--check", "--output", str(tmp_path), "--reveal", tmp_path.as_uri()]) == 1
+    _, *faults = capsys.readouterr().out.splitlines()
+    assert len(faults) == 1 and "slide 1/0" in faults[0] and faults[0].endswith("Long")
