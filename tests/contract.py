@@ -3,7 +3,6 @@
 No kernel is needed: the rules read what is stored. CONTRIBUTING.md says the same in prose.
 """
 
-import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +11,18 @@ from pathlib import Path
 import nbformat
 
 import badges
+from reading import GOALS, QUIZ, exercises, goals, prose, section, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOTSTRAP = (ROOT / "tools" / "bootstrap_cell.py").read_text("utf-8").rstrip("\n")
 MAX_BYTES = 1_500_000
 CHECKED = "# NBVAL_CHECK_OUTPUT"
 MIN_CHECKED = 3
-BEFORE = ["What you will be able to do", "Before you start"]
-AFTER = ["Recap", "Check yourself", "References"]
+GLOSSARY = "../docs/glossary.md"
+MAX_GOAL = 120
+NO_VERBS = {"a", "an", "the", "know", "learn", "understand"}
+BEFORE = [GOALS, "Before you start"]
+AFTER = ["Recap", QUIZ, "References"]
 SLIDE_TYPES = {"slide", "subslide", "fragment", "notes", "skip"}
 
 
@@ -49,48 +52,13 @@ class Notebook:
         return self.names.index(self.name)
 
 
-@dataclass
-class Exercise:
-    """One exercise, taken out of a notebook."""
-
-    number: int
-    stub: str  # the function's definition as the learner finds it
-    function: str  # its name
-    checker: str  # check_<name> in diffmask_lite.exercises
-    solution: str  # the python of the folded solution
-
-
 # ---- Reading a notebook ---------------------------------------------------------------------------------------------
-
-
-def prose(cell) -> str:
-    """A Markdown cell without its fenced code (where a # is no heading and a bracket no link); '' for other cells."""
-    source = cell.source if cell.cell_type == "markdown" else ""
-    return re.sub(r"^```.*?^```", "", source, flags=re.MULTILINE | re.DOTALL)
 
 
 def headings(notebook: Notebook, level: int) -> list[str]:
     """The headings of one level, in order."""
     text = "\n".join(prose(cell) for cell in notebook.cells)
     return re.findall(rf"^#{{{level}}} (.+?)\s*$", text, flags=re.MULTILINE)
-
-
-def section(notebook: Notebook, heading: str) -> str:
-    """The prose between a second-level heading and the next one; '' where the heading is missing."""
-    text = "\n".join(prose(cell) for cell in notebook.cells)
-    match = re.search(rf"^## {re.escape(heading)}\s*$(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
-    return match[1] if match else ""
-
-
-def python(cell) -> str:
-    """The code of a cell without IPython's magic lines, so that `ast` can read it."""
-    return "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
-
-
-def text_of(cell) -> str:
-    """What a code cell stores as text. The text that stands in for a picture is none: nbval compares no pictures."""
-    parts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
-    return "".join(part for part in parts if not re.fullmatch(r"<Figure size .*>\s*", part)).strip()
 
 
 def has_png(cell) -> bool:
@@ -104,46 +72,6 @@ def is_checked(cell) -> bool:
 
 def shows_widget(cell) -> bool:
     return cell.cell_type == "code" and bool(re.search(r"\bwidgets\.\w+\(|\binteract(ive)?\(", cell.source))
-
-
-def exercises(notebook: Notebook) -> list[Exercise]:
-    """The notebook's exercises; ValueError says what one lacks."""
-    found = []
-    for index, cell in enumerate(notebook.cells):
-        match = re.match(r"### Exercise (\d+)\b", cell.source) if cell.cell_type == "markdown" else None
-        if match is None:
-            continue
-        number = int(match[1])
-        where = f"exercise {number}"
-        if not re.search(r"Difficulty: (easy|medium|hard) · \d+ minutes", cell.source):
-            raise ValueError(f"{where}: no line such as 'Difficulty: easy · 5 minutes'")
-        if [c.cell_type for c in notebook.cells[index + 1 : index + 3]] != ["code", "markdown"]:
-            raise ValueError(f"{where}: after its heading come one code cell and the solution")
-        code, folded = notebook.cells[index + 1 : index + 3]
-        tree = ast.parse(python(code))
-        calls = [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and re.fullmatch(r"exercises\.check_\w+", ast.unparse(node.func))
-        ]
-        if len(calls) != 1 or not calls[0].args or not isinstance(calls[0].args[0], ast.Name):
-            raise ValueError(f"{where}: the code cell calls exercises.check_<name>(<function>) once")
-        function = calls[0].args[0].id
-        stub = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
-        if len(stub) != 1 or "raise NotImplementedError" not in ast.unparse(stub[0]):
-            raise ValueError(f"{where}: {function} is defined in the code cell and raises NotImplementedError")
-        if "not attempted" not in text_of(code).lower():
-            raise ValueError(f"{where}: the stored output does not say 'not attempted yet'")
-        # Without the blank line GitHub shows the fence as plain text.
-        solution = re.search(
-            r"<details>\s*<summary>Solution</summary>\n\n.*?```python\n(.*?)^```\n.*?</details>",
-            folded.source,
-            flags=re.MULTILINE | re.DOTALL,
-        )
-        if solution is None or f"def {function}(" not in solution[1]:
-            raise ValueError(f"{where}: no folded solution with a ```python fence that defines {function}")
-        found.append(Exercise(number, ast.unparse(stub[0]), function, calls[0].func.attr, solution[1]))
-    return found
 
 
 # ---- The rules: each returns the faults it finds, in words ----------------------------------------------------------
@@ -161,7 +89,7 @@ def first_cell_introduces(notebook: Notebook) -> list[str]:
     cell, faults = notebook.cells[0], []
     if cell.cell_type != "markdown" or not cell.source.startswith("# "):
         faults.append("the first cell is not Markdown that starts with '# Title'")
-    if badges.badge(badges.slug(), notebook.name) not in cell.source.splitlines():
+    if badges.badge(notebook.name, badges.home()) not in cell.source.splitlines():
         faults.append("the first cell lacks the right Colab badge: run python tools/badges.py")
     if not badges.MINUTES.search(cell.source):
         faults.append("the first cell does not say 'N minutes on a 2-core CPU'")
@@ -181,19 +109,23 @@ def headings_are_in_order(notebook: Notebook) -> list[str]:
 def frame_is_filled(notebook: Notebook) -> list[str]:
     """The sections around the lesson hold what they promise."""
     faults = []
-    goals = re.findall(r"^[-*] (\w+)", section(notebook, BEFORE[0]), flags=re.MULTILINE)
-    if len(goals) < 2 or any(goal.lower() in {"a", "an", "the", "know", "learn", "understand"} for goal in goals):
+    items = goals(notebook.cells)
+    if len(items) < 2 or any(item.split()[0].lower() in NO_VERBS for item in items):
         faults.append("goals are a list of two or more items that start with a verb one can see done")
-    start = section(notebook, BEFORE[1])
+    if items and len(items[0]) > MAX_GOAL:
+        faults.append(f"the first goal has {len(items[0])} characters; {MAX_GOAL} fit into the README's table")
+    start = section(notebook.cells, BEFORE[1])
     if not re.search(r"\bminutes?\b", start) or "CPU" not in start:
         faults.append("'Before you start' names the time and the hardware (minutes, CPU)")
     if notebook.number and not any(f"]({name}" in start for name in notebook.names[: notebook.number]):
         faults.append("'Before you start' links back to no earlier notebook")
-    questions = section(notebook, AFTER[1])
+    if f"]({GLOSSARY})" not in start:
+        faults.append(f"'Before you start' does not link to {GLOSSARY}")
+    questions = section(notebook.cells, AFTER[1])
     answers = re.findall(r"<details>\s*<summary>.+?</summary>\n\n.+?</details>", questions, flags=re.DOTALL)
     if len(answers) != 3 or questions.count("<details>") != 3:
         faults.append("'Check yourself' has three folded answers, each with a blank line after its <summary>")
-    if "](http" not in section(notebook, AFTER[2]):
+    if "](http" not in section(notebook.cells, AFTER[2]):
         faults.append("'References' links to nothing")
     return faults
 
@@ -293,7 +225,7 @@ def figures_are_described(notebook: Notebook) -> list[str]:
 def exercises_are_complete(notebook: Notebook) -> list[str]:
     """Two or three exercises, each with difficulty, minutes, stub, checker and folded solution."""
     try:
-        found = exercises(notebook)
+        found = exercises(notebook.cells)
     except (ValueError, SyntaxError) as error:
         return [str(error)]
     if [exercise.number for exercise in found] not in ([1, 2], [1, 2, 3]):

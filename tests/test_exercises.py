@@ -1,6 +1,5 @@
 """The notebooks' exercises, run: solutions pass, stubs are "not attempted", wrong answers fail with a hint."""
 
-import ast
 import inspect
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 
 import badges
 import contract
+import reading
 from diffmask_lite import exercises
 
 PATHS = badges.notebook_paths()
@@ -21,7 +21,7 @@ def collect() -> list:
     for path in PATHS:
         notebook = contract.Notebook.load(path, NAMES)
         if not contract.exercises_are_complete(notebook):
-            for exercise in contract.exercises(notebook):
+            for exercise in reading.exercises(notebook.cells):
                 cases.append(pytest.param(notebook, exercise, id=f"{path.stem}-{exercise.number}-{exercise.function}"))
     return cases
 
@@ -30,22 +30,16 @@ CASES = collect()
 every_exercise = pytest.mark.parametrize(("notebook", "exercise"), CASES)
 
 
-def imports(notebook: contract.Notebook) -> str:
-    """The import statements of a notebook: all that a stub or a solution may lean on."""
-    trees = [ast.parse(contract.python(cell)) for cell in notebook.code if cell.source != contract.BOOTSTRAP]
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n".join(ast.unparse(node) for node in nodes)
-
-
-def define(notebook: contract.Notebook, exercise: contract.Exercise, source: str):
+def define(notebook: contract.Notebook, exercise: reading.Exercise, source: str):
     """The exercise's function as `source` defines it."""
     names: dict = {"__name__": "__main__"}
-    exec(compile(imports(notebook), notebook.name, "exec"), names)
+    lesson = [cell for cell in notebook.cells if cell.source != contract.BOOTSTRAP]
+    exec(compile("\n".join(reading.imports(lesson)), notebook.name, "exec"), names)
     exec(compile(source, f"{notebook.name}, exercise {exercise.number}", "exec"), names)
     return names[exercise.function]
 
 
-def check(exercise: contract.Exercise, answer):
+def check(exercise: reading.Exercise, answer):
     return getattr(exercises, exercise.checker)(answer)
 
 

@@ -1,9 +1,11 @@
 """Every notebook keeps the contract, and every rule of the contract catches a notebook that breaks it."""
 
 import copy
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import nbformat
@@ -61,12 +63,12 @@ QUESTION = "1. Why?\n\n" + ANSWER.format(title="Answer", text="Because.")
 def exemplary() -> Notebook:
     """The second of two notebooks, with one of everything; it keeps every rule."""
     names = ["00_first.ipynb", "01_second.ipynb"]
-    badge = badges.badge(badges.slug(), names[1])
+    badge = badges.badge(names[1], badges.home())
     cells = [
         markdown(f"# Second\n\n{badge}\n\nAbout 2 minutes on a 2-core CPU.", "slide"),
         code(BOOTSTRAP, "skip"),
         markdown("## What you will be able to do\n\n- count patches\n- drop patches", "slide"),
-        markdown("## Before you start\n\n[First](00_first.ipynb). 2 minutes, a CPU.", "subslide"),
+        markdown("## Before you start\n\n[First](00_first.ipynb). [Words](../docs/glossary.md). 2 minutes, a CPU.", "subslide"),
         markdown("## Counting patches", "slide"),
         markdown("A patch is a token.", "notes"),
         *[code(f"# NBVAL_CHECK_OUTPUT\nprint({i} < 3)", "skip", printed("True\n")) for i in range(3)],
@@ -143,10 +145,12 @@ BROKEN = {
     },
     contract.frame_is_filled: {
         "no goals": replacing("- count patches\n- drop patches", "Much."),
+        "a first goal too long for the README": replacing("- count patches", "- count patches" + " and patches" * 10),
         "no verb": replacing("- count patches", "- understand patches"),
         "no time": replacing("2 minutes, a CPU", "a CPU"),
         "no hardware": replacing("2 minutes, a CPU", "2 minutes"),
         "no link back": replacing("[First](00_first.ipynb)", "First"),
+        "no glossary": replacing("[Words](../docs/glossary.md)", "Words"),
         "two questions": replacing(QUESTION + "\n\n" + QUESTION, QUESTION),
         "answer that GitHub does not fold": replacing("Answer</summary>\n\n", "Answer</summary>\n"),
         "no reference": replacing("(https://arxiv.org/abs/2304.06391)", ""),
@@ -255,7 +259,6 @@ def elsewhere(monkeypatch, tmp_path):
         commands.append([str(part) for part in command])
         if command[0] == "git":
             command[-1].mkdir()
-            (command[-1] / "pyproject.toml").write_text((contract.ROOT / "pyproject.toml").read_text("utf-8"), "utf-8")
 
     def run(folder):
         monkeypatch.chdir(folder)
@@ -283,13 +286,14 @@ def test_bootstrap_finds_the_repository_from_below(elsewhere):
     assert sys.path[0] == str(contract.ROOT)
 
 
-def test_bootstrap_installs_on_colab_without_torch_and_numpy(elsewhere, tmp_path, monkeypatch):
+def test_bootstrap_installs_on_colab_and_holds_torch_and_numpy(elsewhere, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     clone, install = elsewhere(tmp_path)
-    assert clone[:2] == ["git", "clone"] and f"https://github.com/{badges.slug()}" in clone
-    assert "--no-deps" in install and clone[-1] in install
-    assert any(part.startswith("timm") for part in install)
-    assert not any(part.startswith(("torch", "numpy")) for part in install)
+    at = badges.home()
+    assert clone[:2] == ["git", "clone"] and {f"https://github.com/{at.repository}", f"--branch={at.branch}"} <= set(clone)
+    assert install[-2:] == [clone[-1], "ipywidgets"]
+    held = Path(install[install.index("--constraint") + 1]).read_text().split()
+    assert held == [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "torchvision", "numpy")]
 
 
 def test_bootstrap_says_what_is_missing_elsewhere(elsewhere, tmp_path):

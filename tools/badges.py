@@ -1,12 +1,13 @@
-"""Keep everything that follows from the repository's slug, or from the order of the notebooks, in step.
+"""Keep everything that follows from the repository's address, or from the notebooks, in step.
 
-    python tools/badges.py            rewrite what is out of step
-    python tools/badges.py --check    change nothing; exit with 1 if something would change
+    python tools/badges.py                                          rewrite what is out of step
+    python tools/badges.py --check                                  change nothing; exit with 1 if something would change
+    python tools/badges.py --repository OWNER/NAME --branch v1.0    a new address first; then the same
 
-The slug (owner/name) is read from one place, `[project.urls]` in pyproject.toml: after a fork, edit it there and run
-this. Rewritten are, in each notebook, the Colab badge of the first cell, the bootstrap cell (from
-tools/bootstrap_cell.py) and the last cell with its previous and next links; the table of notebooks in README.md; the
-slug wherever else it is written.
+The address is kept in one place, pyproject.toml: OWNER/NAME in `[project.urls]`, the branch or release tag in
+`[tool.badges]`. Whoever publishes or forks the course gives it once, as in the third line. Rewritten are, in each
+notebook, the Colab badge of the first cell, the bootstrap cell (from tools/bootstrap_cell.py) and the last cell with
+its previous and next links; the table of notebooks in README.md; the address wherever else it is written.
 """
 
 import argparse
@@ -14,32 +15,62 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 
+from reading import goals
+
 ROOT = Path(__file__).resolve().parents[1]
-BRANCH = "main"
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 NAVIGATION = "<!-- navigation -->"
 TABLE = re.compile(r"(?<=<!-- notebooks:begin -->\n).*?(?=<!-- notebooks:end -->)", re.DOTALL)
 MINUTES = re.compile(r"\b(\d+) minutes? on a 2-core CPU\b")
 
-# The other files that name the repository. Each pattern matches a slug in its context, and the slug alone.
 SLUG = r"[\w-]+/[\w.-]*[\w-]"  # does not take in the full stop of a sentence
+BRANCH = r"[\w.-]+(?:/[\w.-]+)*"
+
+# The files that name the repository. Each pattern matches the address in its context, and nothing around it.
 MENTIONS = {
-    "README.md": rf"(?:(?<=git clone https://github.com/)|(?<=git\+https://github.com/)){SLUG}",
-    "CITATION.cff": rf'(?<=repository-code: "https://github.com/){SLUG}',
-    "tools/bootstrap_cell.py": rf'(?<=repository = "https://github.com/){SLUG}',
+    "README.md": (rf"(?:(?<=git clone https://github.com/)|(?<=git\+https://github.com/)){SLUG}", "{0}"),
+    "CITATION.cff": (rf'(?<=repository-code: "https://github.com/){SLUG}', "{0}"),
+    "tools/bootstrap_cell.py": (rf'(?<=repository, branch = "https://github.com/){SLUG}", "{BRANCH}', '{0}", "{1}'),
 }
 
 
-def slug(root: Path = ROOT) -> str:
-    """The repository as owner/name, from pyproject.toml."""
-    url = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
+class Home(NamedTuple):
+    """Where the repository is published."""
+
+    repository: str  # OWNER/NAME
+    branch: str  # or a release tag
+
+
+def home(root: Path = ROOT) -> Home:
+    """The repository's address, from pyproject.toml."""
+    settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    url, branch = settings["project"]["urls"]["Repository"], settings["tool"]["badges"]["branch"]
     match = re.fullmatch(rf"https://github\.com/({SLUG})", url)
     if match is None:
         raise ValueError(f"[project.urls] Repository in pyproject.toml is {url!r}, not https://github.com/owner/name")
-    return match[1]
+    return Home(match[1], branch)
+
+
+def move(repository: str | None, branch: str | None, root: Path = ROOT) -> None:
+    """Write a new address into pyproject.toml; None leaves that part as it is."""
+    path = root / "pyproject.toml"
+    text = path.read_text("utf-8")
+    for new, wanted, pattern, before in (
+        (repository, "OWNER/NAME", SLUG, r'(?<=^Repository = "https://github.com/)'),
+        (branch, "the name of a branch or of a release tag", BRANCH, r'(?<=^branch = ")'),
+    ):
+        if new is None:
+            continue
+        if not re.fullmatch(pattern, new):
+            raise ValueError(f"{new!r} is not {wanted}")
+        text, count = re.subn(before + pattern, new, text, flags=re.MULTILINE)
+        if count != 1:
+            raise ValueError(f"pyproject.toml has no line, or more than one, for {wanted}: {before}")
+    path.write_text(text, "utf-8", newline="\n")
 
 
 def notebook_paths(root: Path = ROOT) -> list[Path]:
@@ -47,9 +78,9 @@ def notebook_paths(root: Path = ROOT) -> list[Path]:
     return sorted((root / "notebooks").glob("*.ipynb"))
 
 
-def badge(repository: str, name: str) -> str:
-    """The badge, in Markdown, that opens the notebook `name` of a repository (owner/name) in Colab."""
-    return f"{BADGE}(https://colab.research.google.com/github/{repository}/blob/{BRANCH}/notebooks/{name})"
+def badge(name: str, at: Home) -> str:
+    """The badge, in Markdown, that opens the notebook `name` of a published repository in Colab."""
+    return f"{BADGE}(https://colab.research.google.com/github/{at.repository}/blob/{at.branch}/notebooks/{name})"
 
 
 def title(first: str) -> str:
@@ -84,12 +115,14 @@ def navigation(before: tuple[str, str] | None, after: tuple[str, str] | None) ->
     return f"{NAVIGATION}\n{' · '.join(links) or 'This is the only notebook.'}"
 
 
-def table(repository: str, firsts: dict[str, str]) -> str:
-    """The README's table from the notebooks' first cells, {file name: source}."""
-    rows = ["| notebook | in Colab | minutes on a 2-core CPU |", "|---|---|---|"]
-    for name, first in firsts.items():
-        shown = title(first).replace("|", "\\|")  # a bare bar would open another column
-        rows.append(f"| [{shown}](notebooks/{name}) | {badge(repository, name)} | {minutes(first)} |")
+def table(at: Home, notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """The README's table from the notebooks, {file name: content}: what one learns is the first of the notebook's goals."""
+    rows = ["| notebook | you will be able to | minutes on a 2-core CPU | in Colab |", "|---|---|---|---|"]
+    for name, content in notebooks.items():
+        first = content.cells[0].source
+        goal = next(iter(goals(content.cells)), "?").rstrip(".")
+        shown, goal = (text.replace("|", "\\|") for text in (title(first), goal))  # a bare bar would open another column
+        rows.append(f"| [{shown}](notebooks/{name}) | {goal[:1].lower()}{goal[1:]} | {minutes(first)} | {badge(name, at)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -116,7 +149,7 @@ def rewrite_notebook(content: nbformat.NotebookNode, wanted_badge: str, bootstra
 
 def rewrite(root: Path = ROOT, check: bool = False) -> list[str]:
     """Bring the repository into step (with `check` only pretend to); the files that changed, as paths from the root."""
-    repository, changed = slug(root), []
+    at, changed = home(root), []
 
     def write(path: Path, text: str) -> None:
         changed.append(path.relative_to(root).as_posix())
@@ -124,25 +157,24 @@ def rewrite(root: Path = ROOT, check: bool = False) -> list[str]:
             path.write_text(text, "utf-8", newline="\n")
 
     paths = notebook_paths(root)
-    notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    firsts = {path.name: content.cells[0].source for path, content in zip(paths, notebooks, strict=True)}
-    for name, pattern in MENTIONS.items():
-        old = text = (root / name).read_text("utf-8")
-        text = re.sub(pattern, repository, text)
+    notebooks = {path.name: nbformat.read(path, as_version=4) for path in paths}
+    for name, (pattern, address) in MENTIONS.items():
+        old = (root / name).read_text("utf-8")
+        text = re.sub(pattern, address.format(*at), old)
         if name == "README.md":
             if not TABLE.search(text):
                 raise ValueError("README.md lacks the lines <!-- notebooks:begin --> and <!-- notebooks:end -->")
-            text = TABLE.sub(lambda _: table(repository, firsts), text)
+            text = TABLE.sub(lambda _: table(at, notebooks), text)
         if name == "tools/bootstrap_cell.py":
             bootstrap = text.rstrip("\n")
         if text != old:
             write(root / name, text)
 
     # Neighbours as (file name, title), with None before the first and after the last.
-    neighbours = [None, *((name, title(first)) for name, first in firsts.items()), None]
-    for i, (path, content) in enumerate(zip(paths, notebooks, strict=True)):
+    neighbours = [None, *((name, title(content.cells[0].source)) for name, content in notebooks.items()), None]
+    for i, (path, content) in enumerate(zip(paths, notebooks.values(), strict=True)):
         links = navigation(neighbours[i], neighbours[i + 2])
-        if rewrite_notebook(content, badge(repository, path.name), bootstrap, links):
+        if rewrite_notebook(content, badge(path.name, at), bootstrap, links):
             write(path, nbformat.writes(content) + "\n")
     return changed
 
@@ -150,7 +182,16 @@ def rewrite(root: Path = ROOT, check: bool = False) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something would change")
+    parser.add_argument("--repository", metavar="OWNER/NAME", help="where the course is published from now on")
+    parser.add_argument("--branch", help="the branch or release tag that badges and Colab take")
     options = parser.parse_args(arguments)
+    if options.repository is not None or options.branch is not None:
+        if options.check:
+            parser.error("--check changes nothing, so it takes no new address")
+        try:
+            move(options.repository, options.branch)
+        except ValueError as error:
+            parser.error(str(error))
     changed = rewrite(check=options.check)
     for name in changed:
         print(f"{'out of step' if options.check else 'rewritten'}: {name}")

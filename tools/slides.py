@@ -2,27 +2,52 @@
 
     python tools/slides.py
     python tools/slides.py notebooks/00_quickstart.ipynb --output somewhere
+    python tools/slides.py --check    and say which slides hold more than fits; needs Chromium or Chrome
 
 Open a file in a browser; S shows the speaker notes, which hold the prose. The slides load reveal.js from its public
-address, so projecting them needs a network, or a local copy of reveal.js named with --reveal.
+address, so projecting them needs a network, or a local copy of reveal.js named with --reveal. Without a network the check
+measures formulas as they are written.
 """
 
 import argparse
 import html
+import json
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
 from nbconvert import SlidesExporter
 
 ROOT = Path(__file__).resolve().parents[1]
+REVEAL = "https://unpkg.com/reveal.js@4.0.2"
 SIZE = {"reveal_width": "1280", "reveal_height": "720"}  # 16 : 9, as most projectors are
 # A slide has no scroll bar that an audience could use: long lines wrap, and a figure is never taller than its slide.
 STYLE = """<style>
 .reveal .jp-Cell-inputArea pre, .reveal .jp-OutputArea-output pre { white-space: pre-wrap; }
 .reveal .jp-OutputArea-output img { max-height: 520px; width: auto; }
 </style>
+"""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Put in before the deck starts: reveal.js without require.js, and, once all pictures are there, the size of every slide.
+MEASURE = """<script>window.define = undefined</script><script src="%s/dist/reveal.js"></script><script>
+window.require = (_options, _names, start) => { start(Reveal, {id: "notes"}); };
+window.addEventListener("load", () => {
+    const sizes = Reveal.getSlides().map((slide) => {
+        const place = Reveal.getIndices(slide);
+        Reveal.slide(place.h, place.v);
+        const name = (slide.innerText.trim() || "a picture").split("\\n")[0].slice(0, 60);
+        return [`${place.h}/${place.v || 0}`, name, slide.scrollWidth, slide.scrollHeight];
+    });
+    const found = document.createElement("pre");
+    found.id = "sizes";
+    found.textContent = JSON.stringify(sizes);
+    document.body.append(found);
+});
+</script>
 """
 FIGURE = re.compile(r"\*\*Figure\.\*\* (.+)", re.DOTALL)
 
@@ -47,14 +72,43 @@ def describe_figures(content: nbformat.NotebookNode) -> None:
                 output.data["text/html"] = f'<img alt="{alt}" src="data:image/png;base64,{png.strip()}">'
 
 
+def cut_off(page: str) -> list[str]:
+    """The slides of a measured page (see MEASURE) that hold more than fits on them, in words."""
+    found = re.search(r'<pre id="sizes">(.*?)</pre>', page, re.DOTALL)
+    if not found:
+        raise RuntimeError("the deck did not start: name a local copy of reveal.js with --reveal")
+    width, height = int(SIZE["reveal_width"]), int(SIZE["reveal_height"])
+    return [
+        f"slide {place} is {wide} × {tall}, and {width} × {height} fit: {name}"
+        for place, name, wide, tall in json.loads(html.unescape(found[1]))
+        if wide > width or tall > height
+    ]
+
+
+def check(deck: Path, reveal: str, browser: str) -> list[str]:
+    """The slides of a deck that are cut off when it is shown in a browser without a window."""
+    start, require, rest = deck.read_text("utf-8").rpartition("<script>\nrequire(")
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "deck.html")
+        page.write_text(start + MEASURE % reveal + require + rest, "utf-8")
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+        command += [f"--user-data-dir={folder}/profile", "--window-size=1280,720", "--virtual-time-budget=20000"]
+        shown = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, timeout=300)
+    return cut_off(shown.stdout.decode("utf-8"))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, help="files to convert (default: all of notebooks/)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "slides", help="folder (default: build/slides)")
-    parser.add_argument("--reveal", help="address of a local copy of reveal.js (default: nbconvert's)")
+    parser.add_argument("--reveal", default=REVEAL, help="address of reveal.js (default: %(default)s)")
+    parser.add_argument("--check", action="store_true", help="say which slides are cut off; exit with 1 if any is")
     options = parser.parse_args(arguments)
-    reveal = {"reveal_url_prefix": options.reveal} if options.reveal else {}
-    exporter = SlidesExporter(exclude_input_prompt=True, exclude_output_prompt=True, **SIZE, **reveal)
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if options.check and browser is None:
+        parser.error(f"--check needs one of {', '.join(BROWSERS)} on the PATH")
+    faults = 0
+    exporter = SlidesExporter(exclude_input_prompt=True, exclude_output_prompt=True, **SIZE, reveal_url_prefix=options.reveal)
     options.output.mkdir(parents=True, exist_ok=True)
     for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
         content = nbformat.read(path, as_version=4)
@@ -63,7 +117,10 @@ def main(arguments: list[str] | None = None) -> int:
         target = options.output / f"{path.stem}.slides.html"
         target.write_text(slides.replace("</head>", STYLE + "</head>", 1), "utf-8")
         print(target)
-    return 0
+        for fault in check(target, options.reveal, browser) if options.check else []:
+            faults += 1
+            print(f"  {fault}")
+    return int(faults > 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""Read the parts of a lesson out of a notebook's cells: sections, exercises, folded answers. No kernel is needed."""
+
+import ast
+import re
+from dataclasses import dataclass
+
+FOLDED = re.compile(r"<details>\s*<summary>(?P<summary>.+?)</summary>(?P<answer>.*?)</details>", re.DOTALL)
+GOALS = "What you will be able to do"
+QUIZ = "Check yourself"
+
+
+@dataclass
+class Exercise:
+    """One exercise, taken out of a notebook."""
+
+    number: int
+    title: str
+    difficulty: str  # easy, medium or hard
+    minutes: int
+    place: int  # index of its first cell; the next two are stub and solution
+    stub: str  # the function's definition as the learner finds it
+    function: str  # its name
+    checker: str  # check_<name> in diffmask_lite.exercises
+    answer: str  # all that the fold hides, Markdown
+    solution: str  # the python in it
+
+
+def prose(cell) -> str:
+    """A Markdown cell without its fenced code (where a # is no heading and a bracket no link); '' for other cells."""
+    source = cell.source if cell.cell_type == "markdown" else ""
+    return re.sub(r"^```.*?^```", "", source, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(cells: list, heading: str, fences: bool = False) -> str:
+    """The text under a second-level heading, with or without fenced code; '' where the heading is missing."""
+    text = "\n".join(cell.source if fences and cell.cell_type == "markdown" else prose(cell) for cell in cells)
+    match = re.search(rf"^## {re.escape(heading)}\s*$(.*?)(?=^## |\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    return match[1].strip() if match else ""
+
+
+def goals(cells: list) -> list[str]:
+    """The items of the list under 'What you will be able to do', each in one line."""
+    items = re.findall(r"^[-*] (.+(?:\n[ \t]+\S.*)*)", section(cells, GOALS), flags=re.MULTILINE)
+    return [" ".join(item.split()) for item in items]
+
+
+def python(cell) -> str:
+    """The code of a cell without IPython's magic lines, so that `ast` can read it."""
+    return "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
+
+
+def imports(cells: list) -> list[str]:
+    """The import statements of all code cells that can be parsed."""
+    found = []
+    for cell in cells:
+        if cell.cell_type == "code":
+            try:
+                tree = ast.parse(python(cell))
+            except SyntaxError:
+                continue
+            found += [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return found
+
+
+def text_of(cell) -> str:
+    """What a code cell stores as text. The text that stands in for a picture is none: nbval compares no pictures."""
+    parts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    return "".join(part for part in parts if not re.fullmatch(r"<Figure size .*>\s*", part)).strip()
+
+
+def exercises(cells: list) -> list[Exercise]:
+    """The exercises of a notebook of the course; ValueError says what one lacks."""
+    found = []
+    for index, cell in enumerate(cells):
+        match = re.match(r"### Exercise (\d+)\b:?(.*)", cell.source) if cell.cell_type == "markdown" else None
+        if match is None:
+            continue
+        number = int(match[1])
+        where = f"exercise {number}"
+        effort = re.search(r"Difficulty: (easy|medium|hard) · (\d+) minutes", cell.source)
+        if not effort:
+            raise ValueError(f"{where}: no line such as 'Difficulty: easy · 5 minutes'")
+        if [c.cell_type for c in cells[index + 1 : index + 3]] != ["code", "markdown"]:
+            raise ValueError(f"{where}: after its heading come one code cell and the solution")
+        code, folded = cells[index + 1 : index + 3]
+        tree = ast.parse(python(code))
+        calls = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and re.fullmatch(r"exercises\.check_\w+", ast.unparse(node.func))
+        ]
+        if len(calls) != 1 or not calls[0].args or not isinstance(calls[0].args[0], ast.Name):
+            raise ValueError(f"{where}: the code cell calls exercises.check_<name>(<function>) once")
+        function = calls[0].args[0].id
+        stub = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+        if len(stub) != 1 or "raise NotImplementedError" not in ast.unparse(stub[0]):
+            raise ValueError(f"{where}: {function} is defined in the code cell and raises NotImplementedError")
+        if "not attempted" not in text_of(code).lower():
+            raise ValueError(f"{where}: the stored output does not say 'not attempted yet'")
+        # Without the blank line after the summary GitHub shows the fence as plain text.
+        fold = FOLDED.search(folded.source)
+        answer = fold["answer"] if fold and fold["summary"] == "Solution" and fold["answer"].startswith("\n\n") else ""
+        solution = re.search(r"^```python\n(.*?)^```\n", answer, flags=re.MULTILINE | re.DOTALL)
+        if solution is None or f"def {function}(" not in solution[1]:
+            raise ValueError(f"{where}: no folded solution with a ```python fence that defines {function}")
+        found.append(
+            Exercise(
+                number=number,
+                title=match[2].strip(),
+                difficulty=effort[1],
+                minutes=int(effort[2]),
+                place=index,
+                stub=ast.unparse(stub[0]),
+                function=function,
+                checker=calls[0].func.attr,
+                answer=answer.strip(),
+                solution=solution[1],
+            )
+        )
+    return found
