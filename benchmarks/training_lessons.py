@@ -32,6 +32,7 @@ BLUE = "blue"  # a placeholder that looks like what is counted
 DESCENT = {"alpha_lr": -0.3, "alpha_bounds": (0.0, 200.0)}  # the multiplier goes down where the constraint is violated
 FREE = {"alpha_bounds": (0.0, 200.0)}  # the multiplier may reach 0
 FIXED = PUBLISHED["explainer"] | {"placeholder": "mean"}  # the published gates, with a placeholder that cannot help
+SWEEPS = ("eps", "steps", "images")  # of their trainings only the end is drawn
 EVERY = 5  # steps between two stored rows of a history
 
 
@@ -49,7 +50,9 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return (0, 1, 2) if self.task == "grid" else (0,)  # a training on CIFAR-10 takes minutes
+        if self.task == "cifar10":  # minutes each
+            return (0,)
+        return (0, 1) if self.lesson in SWEEPS else (0, 1, 2)
 
 
 CIFAR = {"eps": 0.2, "autocast": torch.bfloat16}
@@ -132,7 +135,7 @@ def main() -> int:
             histories, scores = stored(paths)  # again, for a second process may have added to them meanwhile
             settings = {"steps": run.steps, "images": run.images, "eps": run.fit.get("eps", 0.1)}
             scores = pd.concat([scores, pd.DataFrame([key | settings | score])], ignore_index=True)
-            if run.lesson not in ("eps", "steps", "images"):  # of those only the end is drawn
+            if run.lesson not in SWEEPS:
                 rows = history.iloc[::EVERY][list(COLUMNS)].round(4)
                 histories = pd.concat([histories, rows.assign(**key)], ignore_index=True)
             histories.to_csv(paths[0], index=False)
