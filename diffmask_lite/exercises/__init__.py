@@ -2,5 +2,6 @@
 
 from .quickstart import check_kl, check_top_patches
 from .verdict import Verdict
+from .vit_internals import check_attention, check_read_attention, check_unpatchify
 
-__all__ = ["Verdict", "check_kl", "check_top_patches"]
+__all__ = ["Verdict", "check_attention", "check_kl", "check_read_attention", "check_top_patches", "check_unpatchify"]

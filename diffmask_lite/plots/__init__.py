@@ -7,10 +7,12 @@ Two rules keep pictures honest: a mask is drawn patch by patch, never smoothed, 
 
 from .canvas import GREY, STYLE, Drawing, alt_text, overlay, png
 from .curves import history, probabilities
+from .internals import additions, attention_heads, lines, patch_sequence, position_similarity, removals
 from .masks import explanations, harden, layers, soft_to_hard, soft_to_hard_strip
 from .pictures import displayable, image_grid
 
 __all__ = [
-    "GREY", "STYLE", "Drawing", "alt_text", "displayable", "explanations", "harden", "history", "image_grid", "layers",
-    "overlay", "png", "probabilities", "soft_to_hard", "soft_to_hard_strip",
+    "GREY", "STYLE", "Drawing", "additions", "alt_text", "attention_heads", "displayable", "explanations", "harden", "history",
+    "image_grid", "layers", "lines", "overlay", "patch_sequence", "png", "position_similarity", "probabilities", "removals",
+    "soft_to_hard", "soft_to_hard_strip",
 ]  # fmt: skip
