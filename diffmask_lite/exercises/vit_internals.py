@@ -102,9 +102,11 @@ def _traces(vit: nn.Module) -> list[tuple]:
 
 
 def _expect_untouched(vit: nn.Module, before: list[tuple], when: str) -> None:
-    for old, new in zip(before, _traces(vit), strict=True):
+    pairs = list(zip(before, _traces(vit), strict=True))
+    for old, new in pairs:
         if new[1:3] != old[1:3]:
             raise Wrong(f"{when} a hook was left on `{new[0]}`: remove it in a `finally`")
+    for old, new in pairs:
         if new[3:] != old[3:]:
             raise Wrong(f"{when} `{new[0]}` has another `fused_attn` or mode than before: note each one, and put it back")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.colors import PowerNorm
 from numpy import ndarray
 
 from .canvas import (
@@ -45,16 +45,19 @@ def patch_sequence(picture: Any, grid: tuple[int, int], across: int = 16) -> Dra
     across = min(across, count)
     rows = -(-count // across)
     left = 2.4 * picture.shape[1] / picture.shape[0]
-    height = max(2.4, (WIDTH - left) / across * rows * (tall / wide + 0.35))
-    figure = Drawing(figsize=(WIDTH, height), layout="constrained")
-    grids = figure.add_gridspec(rows, across + 1, width_ratios=[across * left / (WIDTH - left)] + [1] * across)
-    whole = figure.add_subplot(grids[:, 0], title=f"{grid[0]} × {grid[1]} patches")
+    side = (WIDTH - left) / across  # inches for each patch, a fifth of it left empty
+    figure = Drawing(figsize=(WIDTH, max(2.5, rows * (side * tall / wide + 0.25))), layout="constrained")
+    whole, sequence = figure.subplots(1, 2, width_ratios=[left, WIDTH - left])
     whole.imshow(as_picture(picture), interpolation="nearest", extent=(0, grid[1], grid[0], 0), aspect=tall / wide)
+    whole.set_title(f"{grid[0]} × {grid[1]} patches")
     _edges(whole, grid)
-    bare(whole)
+    step = tall / wide + 0.25 / side  # from row to row, in widths of a patch
     for i, patch in enumerate(cut):
-        ax = figure.add_subplot(grids[i // across, i % across + 1], title=str(i + 1))
-        ax.imshow(patch, interpolation="nearest")
+        x, y = i % across + 0.1, (i // across + 1) * step
+        sequence.imshow(patch, interpolation="nearest", extent=(x, x + 0.8, y, y - 0.8 * tall / wide))
+        sequence.text(x + 0.4, y - 0.84 * tall / wide, str(i + 1), ha="center", va="bottom", fontsize=11)
+    sequence.set(xlim=(0, across), ylim=(rows * step + 0.05, 0))
+    for ax in (whole, sequence):
         bare(ax)
     last = f"{count} patches of {tall} × {wide} pixels"
     return described(figure, f"A picture, and beside it the same as a sequence of {last}, row by row from the top left.")
@@ -66,7 +69,7 @@ def position_similarity(similarity: Any, grid: tuple[int, int], patches: Sequenc
     similarity = as_array(similarity)
     if similarity.shape != (grid[0] * grid[1],) * 2:
         raise ValueError(f"A {grid[0]} × {grid[1]} grid needs similarities (N, N), but these are {similarity.shape}.")
-    figure, axes = new_figure((WIDTH - 1) / len(patches) * grid[0] / grid[1] + 0.5, 1, len(patches))
+    figure, axes = new_figure((WIDTH - 1.2) / len(patches) * grid[0] / grid[1] + 0.3, 1, len(patches))
     words = []
     for ax, patch in zip(axes.flat, patches, strict=True):
         image = ax.imshow(similarity[patch].reshape(grid), cmap="PuOr_r", vmin=-1, vmax=1, extent=(0, grid[1], grid[0], 0))
@@ -83,25 +86,32 @@ def position_similarity(similarity: Any, grid: tuple[int, int], patches: Sequenc
 
 @in_house_style
 def attention_heads(picture: Any, maps: Any, rows: Sequence[str]) -> Drawing:
-    """Draw what one token attends to: maps (rows, heads, h, w), a named row each, all on one scale from 0 to the largest."""
+    """Draw what one token attends to: maps (rows, heads, h, w), a named row each, all on one scale from 0 to the largest.
+
+    Colours go by the square root of the attention: most of it is small, and would else be black beside a single large value.
+    """
     maps = as_array(maps)
     if maps.ndim != 4 or len(maps) != len(rows):
         raise ValueError(f"Maps must be (rows, heads, h, w) with {len(rows)} rows, but these have shape {maps.shape}.")
-    heads, grid, high = maps.shape[1], maps.shape[2:], maps.max()
-    side = (WIDTH - 1.6) / (heads + 1)
-    figure, axes = new_figure((side * grid[0] / grid[1] + 0.35) * len(rows), len(rows), heads + 1)
+    heads, grid, high = maps.shape[1], maps.shape[2:], float(maps.max())
+    norm = PowerNorm(0.5, 0, high)
+    side = min((WIDTH - 1.6) / (heads + 1), 2)
+    size = (side * grid[0] / grid[1] + 0.35) * len(rows), side * (heads + 1) + 1.6
+    figure, axes = new_figure(size[0], len(rows), heads + 1, width=size[1])
+    figure.get_layout_engine().set(w_pad=0.08)
     words = []
     for line, name, row in zip(axes, rows, maps, strict=True):
         line[0].imshow(as_picture(picture), interpolation="nearest", extent=(0, grid[1], grid[0], 0))
         line[0].set_ylabel(name)
         bare(line[0])
         for head, (ax, attention) in enumerate(zip(line[1:], row, strict=True), start=1):
-            image = ax.imshow(attention, cmap=MAP, vmin=0, vmax=high, extent=(0, grid[1], grid[0], 0))
+            image = ax.imshow(attention, cmap=MAP, norm=norm, extent=(0, grid[1], grid[0], 0))
             ax.set_title(f"head {head}: {attention.sum():.2f}")
             _edges(ax, grid)
             bare(ax)
             words.append(f"{name}, head {head}: {attention.sum():.2f} on patches, at most {attention.max():.2f} on one")
-    figure.colorbar(image, ax=axes, label="attention", shrink=0.9, aspect=25)
+    bar = figure.colorbar(image, ax=axes, label="attention", shrink=0.9, aspect=25, ticks=high * np.linspace(0, 1, 5) ** 2)
+    bar.ax.yaxis.set_major_formatter("{x:.2g}")
     return described(figure, f"Attention by head, with its sum over patches. {'; '.join(words)}.")
 
 
@@ -135,10 +145,12 @@ def lines(panels: Panels, x: Any, xlabel: str, ylabel: str) -> Drawing:
         for label, values in series.items():
             colour, marker = LOOKS[labels.index(label)]  # the same in every panel
             values = as_array(values)
-            [handles[label]] = ax.plot(x, values, color=colour, marker=marker, linewidth=2)
+            size = 11 - 1.5 * labels.index(label)  # so that a line drawn over another leaves it to be seen
+            [handles[label]] = ax.plot(x, values, color=colour, marker=marker, markersize=size, linewidth=2)
             words.append(f"{title}, {label}: {', '.join(f'{value:.2f}' for value in values)}".lstrip(", "))
-        ax.set(title=title, xlabel=xlabel, ylim=(-0.02, 1.02))
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=bool((x == x.round()).all())))
+        ax.set(title=title, xlabel=xlabel, ylim=(-0.04, 1.04))
+        if len(x) <= 8:
+            ax.set_xticks(x)
     axes[0, 0].set_ylabel(ylabel)
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(labels))
     return described(figure, f"{ylabel}, against {xlabel}. {'; '.join(words)}.")
@@ -157,21 +169,21 @@ def removals(picture: Any, keep: Any, noise: Any, answers: Mapping[str, Any], na
         raise ValueError(f"The ways to remove a patch are {', '.join(fills)}, but answers has {', '.join(answers)}.")
     height, width = picture.shape[:2]
     side = WIDTH / len(answers)
-    figure, axes = new_figure(side * height / width + 0.7, 1, len(answers))
+    titles = {way: wrap(f"{way}\n{says(softmax(logits).reshape(-1), names)}", side) for way, logits in answers.items()}
+    above = 0.2 * max(len(title.splitlines()) for title in titles.values())
+    figure, axes = new_figure(side * height / width + above + 0.25, 1, len(answers))
     inside = _spread(keep, (height, width))[..., None]
-    words = []
-    for ax, (way, logits) in zip(axes.flat, answers.items(), strict=True):
+    for ax, (way, title) in zip(axes.flat, titles.items(), strict=True):
         ax.imshow(np.where(inside, picture, fills[way]), interpolation="nearest", extent=(0, width, height, 0))
-        answer = says(softmax(logits).reshape(-1), names)
-        ax.set_title(wrap(f"{way}\n{answer}", side))
+        ax.set_title(title)
         if way == "zero":
             for i, j in np.argwhere(~keep):
                 place = ((j + 0.5) * width / keep.shape[1], (i + 0.5) * height / keep.shape[0])
                 ax.text(*place, "0", ha="center", va="center", fontsize=9, color="0.5")
         bare(ax)
         ax.spines[:].set(visible=True, color="0.8")  # where white meets white
-        words.append(f"{way}: {answer}")
-    return described(figure, f"With {(~keep).sum()} of {keep.size} patches removed. {'; '.join(words)}.")
+    words = "; ".join(title.replace("\n", " ") for title in titles.values())
+    return described(figure, f"With {(~keep).sum()} of {keep.size} patches removed. {words}.")
 
 
 def _cut(picture: ndarray, grid: tuple[int, int]) -> ndarray:
