@@ -171,7 +171,7 @@ def removals(picture: Any, keep: Any, noise: Any, answers: Mapping[str, Any], na
     side = WIDTH / len(answers)
     titles = {way: wrap(f"{way}\n{says(softmax(logits).reshape(-1), names)}", side) for way, logits in answers.items()}
     above = 0.2 * max(len(title.splitlines()) for title in titles.values())
-    figure, axes = new_figure(side * height / width + above + 0.25, 1, len(answers))
+    figure, axes = new_figure(side * height / width + above + 0.15, 1, len(answers))
     inside = _spread(keep, (height, width))[..., None]
     for ax, (way, title) in zip(axes.flat, titles.items(), strict=True):
         ax.imshow(np.where(inside, picture, fills[way]), interpolation="nearest", extent=(0, width, height, 0))
