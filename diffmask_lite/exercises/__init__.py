@@ -3,5 +3,9 @@
 from .quickstart import check_kl, check_top_patches
 from .training import check_ascend, check_lagrangian, check_minimise
 from .verdict import Verdict
+from .vit_internals import check_attention, check_read_attention, check_unpatchify
 
-__all__ = ["Verdict", "check_ascend", "check_kl", "check_lagrangian", "check_minimise", "check_top_patches"]
+__all__ = [
+    "Verdict", "check_ascend", "check_attention", "check_kl", "check_lagrangian", "check_minimise", "check_read_attention",
+    "check_top_patches", "check_unpatchify",
+]  # fmt: skip
