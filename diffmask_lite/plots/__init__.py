@@ -7,10 +7,12 @@ Two rules keep pictures honest: a mask is drawn patch by patch, never smoothed, 
 
 from .canvas import GREY, STYLE, Drawing, alt_text, overlay, png
 from .curves import history, probabilities
+from .gallery import board, depths, gallery, race, seed_masks, smoothed, ways_to_draw
 from .masks import explanations, harden, layers, soft_to_hard, soft_to_hard_strip
 from .pictures import displayable, image_grid
 
 __all__ = [
-    "GREY", "STYLE", "Drawing", "alt_text", "displayable", "explanations", "harden", "history", "image_grid", "layers",
-    "overlay", "png", "probabilities", "soft_to_hard", "soft_to_hard_strip",
+    "GREY", "STYLE", "Drawing", "alt_text", "board", "depths", "displayable", "explanations", "gallery", "harden", "history",
+    "image_grid", "layers", "overlay", "png", "probabilities", "race", "seed_masks", "smoothed", "soft_to_hard",
+    "soft_to_hard_strip", "ways_to_draw",
 ]  # fmt: skip
