@@ -123,7 +123,7 @@ def seed_masks(pictures: Any, masks: Mapping[str, Any]) -> Drawing:
 def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth: Any = None, columns: int = 4) -> Drawing:
     """Draw images in pairs: the picture under the ViT's answer, and the kept patches under its answer to those alone.
 
-    A changed answer has a frame, the sign ≠ and another colour; a wrong one, where truth (B,) is given, names the truth.
+    In brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour; a wrong one, where truth (B,) is given, names the truth.
     `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned.
     """
     keep, before, after = as_array(result.keep), softmax(result.logits), softmax(check.logits)
@@ -146,7 +146,7 @@ def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth:
         title = f"{short(names[old])}\n{before[i, old]:.2f}"
         left.set_title((f"is {short(names[int(truth[i])])}, not\n" if wrong else "") + title, fontsize=11)
         same = old == new
-        title = f"{'' if same else '≠ '}{short(names[new])}\n{after[i, new]:.2f}, keeps {keep[i].sum()}"
+        title = f"{'' if same else '≠ '}{short(names[new])}\n{after[i, new]:.2f} ({keep[i].sum()})"
         right.set_title(title, fontsize=11, color="black" if same else VERMILION, weight="normal" if same else "bold")
         if not same:
             changed += 1
