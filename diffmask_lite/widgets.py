@@ -106,7 +106,7 @@ def beat_the_mask(explainer: Any, images: Any, pictures: Any, names: Sequence[st
     side, kind = max(size // max(h, w), 14), f"beat-the-mask-{next(_boards)}"
     square = ipywidgets.Layout(width=f"{side}px", height=f"{side}px", margin="0", padding="0")
     patches = [ipywidgets.Button(layout=square) for _ in range(h * w)]
-    look, score = ipywidgets.HTML(), ipywidgets.HTML(layout=ipywidgets.Layout(width="480px"))
+    look, score = ipywidgets.HTML(), ipywidgets.HTML()
     moves = {
         "Show DiffMask's mask": game.show_diffmask,
         "All on": lambda: game.fill(True),
@@ -137,12 +137,13 @@ def beat_the_mask(explainer: Any, images: Any, pictures: Any, names: Sequence[st
         patch.on_click(act(lambda n=n: game.toggle(n // w, n % w)))
     for button, move in zip(commands, moves.values(), strict=True):
         button.on_click(act(move))
-    board = ipywidgets.GridBox(
-        patches, layout=ipywidgets.Layout(grid_template_columns=f"repeat({w}, {side}px)", grid_gap="1px", margin="0 24px 0 0")
-    )
+    fixed = {"flex": "0 0 auto", "overflow": "visible", "margin": "0 24px 8px 0"}  # a narrow page wraps, never shrinks it
+    columns = ipywidgets.Layout(grid_template_columns=f"repeat({w}, {side}px)", grid_gap="1px", **fixed)
+    beside = {"flex": "1 1 300px", "min_width": "300px", "overflow": "visible"}
+    words = ipywidgets.VBox([score, ipywidgets.HBox(commands, layout={"flex_flow": "row wrap"}), look], layout=beside)
     show()
-    game_box = ipywidgets.HBox([board, ipywidgets.VBox([score, ipywidgets.HBox(commands, layout={"flex_flow": "wrap"}), look])])
-    return game_box.add_class(kind)
+    box = ipywidgets.HBox([ipywidgets.GridBox(patches, layout=columns), words], layout={"flex_flow": "row wrap"})
+    return box.add_class(kind)
 
 
 def _patch_means(picture: Any, h: int, w: int) -> list[str]:
@@ -177,14 +178,15 @@ def _score(position: Any, names: Sequence[str], best: int | None) -> str:
     return f"""<div style="font-size: 24px; line-height: 1.35">
 <div>The whole image: <b>“{html.escape(answer)}”</b> ({float(position.before.softmax(-1).max()):.2f}). Your patches:</div>
 {bars}
-<div style="font-size: 18px">KL {position.kl:.2f} nats</div>
-<div style="font-size: 40px; line-height: 1.5"><b>{position.kept}</b> patches · DiffMask {position.rival}</div>
+<div style="font-size: 18px">KL {max(position.kl, 0):.2f} nats</div>
+<div style="font-size: 36px; line-height: 1.4"><b>{position.kept}</b> patches · DiffMask {position.rival}</div>
 <div style="font-size: 18px">{"&nbsp;" if best is None else f"your best: {best}"}</div>
 <div role="status" style="min-height: 4em; border-left: 8px solid {colour}; padding-left: 12px">
 <b>{sign}</b>{html.escape(verdict(position, answer, now))}</div></div>"""
 
 
 def _bar(label: str, p: float, colour: str) -> str:
-    return f"""<div style="display: flex; align-items: center"><div style="width: 200px"><b>“{html.escape(label)}”</b></div>
-<div style="width: 180px; height: 24px; background: #ddd; margin-right: 10px">
+    """One class: its name, a bar on a scale from 0 to 1, and the number."""
+    return f"""<div style="display: flex; align-items: center; gap: 10px"><b style="width: 40%">“{html.escape(label)}”</b>
+<div style="flex: 1; height: 24px; background: #ddd">
 <div style="width: {p:.1%}; height: 100%; background: {colour}"></div></div>{p:.2f}</div>"""

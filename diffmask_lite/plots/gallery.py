@@ -123,7 +123,8 @@ def seed_masks(pictures: Any, masks: Mapping[str, Any]) -> Drawing:
 def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth: Any = None, columns: int = 4) -> Drawing:
     """Draw images in pairs: the picture under the ViT's answer, and the kept patches under its answer to those alone.
 
-    In brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour; a wrong one, where truth (B,) is given, names the truth.
+    In brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour; a wrong one, where
+    truth (B,) is given, names the truth.
     `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned.
     """
     keep, before, after = as_array(result.keep), softmax(result.logits), softmax(check.logits)
