@@ -153,9 +153,10 @@ def test_depths_draw_products_and_outline_what_each_keeps():
 def test_seed_masks_draw_each_mask_in_its_place():
     masks = {"one": RESULT.mask[:2], "two": 1 - RESULT.mask[:2]}
     figure = plots.seed_masks(PICTURES[:2], masks)
-    drawn = [ax.images[-1].get_array() for ax in figure.axes[:4]]
+    drawn = [ax.images[-1].get_array() for ax in figure.axes[2:6]]
     for got, wanted in zip(drawn, [*masks["one"], *masks["two"]], strict=True):
         assert np.allclose(got, wanted)
+    assert np.allclose(figure.axes[1].images[-1].get_array(), PICTURES[1])
 
 
 def test_gallery_marks_a_changed_answer_by_colour_frame_and_sign():

@@ -90,7 +90,7 @@ def depths(picture: Any, products: Any, checks: Any) -> Drawing:
     if not np.allclose(as_array(checks.kept), keeps.mean((1, 2)), atol=1e-4):
         raise ValueError("The checks are of other masks; pass explainer.verify(images, products > 0.5).")
     side = (WIDTH - 1.1) / len(products) * picture.shape[0] / picture.shape[1]
-    figure, axes = new_figure(2 * side + 1.2, 2, len(products))
+    figure, axes = new_figure(2 * side + 1.0, 2, len(products))
     edge = min(0.5, 2 / keeps.shape[1])
     words = []
     for k, (above, below) in enumerate(axes.T):
@@ -105,12 +105,15 @@ def depths(picture: Any, products: Any, checks: Any) -> Drawing:
 
 @in_house_style
 def seed_masks(pictures: Any, masks: Mapping[str, Any]) -> Drawing:
-    """Draw the soft masks (B, h, w) of several explainers of one ViT, one row an explainer, under the pictures."""
+    """Draw pictures and, under them, the soft masks (B, h, w) that several explainers of one ViT give, one row an explainer."""
     across = len(pictures)
-    side = min((WIDTH - 1.6) / across, 1.4)
+    side = min((WIDTH - 1.6) / across, 1.2)
     tall = side * as_picture(pictures[0]).shape[0] / as_picture(pictures[0]).shape[1]
-    figure, axes = new_figure((tall + 0.1) * len(masks) + 0.2, len(masks), across, width=side * across + 1.6)
-    for line, (name, mask) in zip(axes, masks.items(), strict=True):
+    figure, axes = new_figure((tall + 0.08) * (len(masks) + 1), len(masks) + 1, across, width=side * across + 1.6)
+    for ax, picture in zip(axes[0], pictures, strict=True):
+        ax.imshow(as_picture(picture), interpolation="nearest")
+        bare(ax)
+    for line, (name, mask) in zip(axes[1:], masks.items(), strict=True):
         for ax, picture, one in zip(line, pictures, as_array(mask), strict=True):
             image = overlay(ax, picture, one, heat=True, edge=min(0.5, 2 / len(one)))
         line[0].set_ylabel(wrap(name, tall))
@@ -133,15 +136,17 @@ def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth:
     rows = -(-len(keep) // columns)
     height, width = as_picture(pictures[0]).shape[:2]
     lines = 0.42 if truth is None else 0.62
-    figure, axes = new_figure((WIDTH / columns / 2.25 * height / width + lines + 0.12) * rows, rows, 2 * columns)
+    tall = (WIDTH / columns / 2.4 * height / width + lines + 0.12) * rows
+    figure = Drawing(figsize=(WIDTH, tall), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)
-    for ax in axes.flat:
-        bare(ax)
-    pairs = axes.reshape(rows * columns, 2)
+    spaced = [1, 1, 0.2] * columns  # a gap after each pair, so that nobody reads across it
+    grid = figure.add_gridspec(rows, len(spaced) - 1, width_ratios=spaced[:-1])
     changed = 0
-    for i, (left, right) in enumerate(pairs[: len(keep)]):
+    for i in range(len(keep)):
+        left, right = (figure.add_subplot(grid[i // columns, i % columns * 3 + j]) for j in (0, 1))
         old, new = before[i].argmax(), after[i].argmax()
         left.imshow(as_picture(pictures[i]), interpolation="nearest")
+        bare(left)
         overlay(right, pictures[i], keep[i], edge=0.3)
         wrong = truth is not None and old != int(truth[i])
         title = f"{short(names[old])}\n{before[i, old]:.2f}"
