@@ -169,7 +169,7 @@ def test_gallery_marks_a_changed_answer_by_colour_frame_and_sign():
         assert bool(ax.patches) == changed
         assert f"({RESULT.keep[i].sum()})" in ax.get_title()
     left = figure.axes[0 : 2 * len(PICTURES) : 2]
-    assert [ax.get_title().startswith("is bird, not") for ax in left] == [False] * 5 + [True]
+    assert [ax.get_title().startswith("is bird\nnot cat") for ax in left] == [False] * 5 + [True]
     assert "changed for 1, and was wrong before for 1" in plots.alt_text(figure)
 
 

@@ -150,7 +150,7 @@ def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth:
         overlay(right, pictures[i], keep[i], edge=0.3)
         wrong = truth is not None and old != int(truth[i])
         title = f"{short(names[old])}\n{before[i, old]:.2f}"
-        left.set_title((f"is {short(names[int(truth[i])])}, not\n" if wrong else "") + title, fontsize=11)
+        left.set_title((f"is {short(names[int(truth[i])])}\nnot " if wrong else "") + title, fontsize=11)
         same = old == new
         title = f"{'' if same else '≠ '}{short(names[new])}\n{after[i, new]:.2f} ({keep[i].sum()})"
         right.set_title(title, fontsize=11, color="black" if same else VERMILION, weight="normal" if same else "bold")
