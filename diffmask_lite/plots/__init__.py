@@ -7,12 +7,12 @@ Two rules keep pictures honest: a mask is drawn patch by patch, never smoothed, 
 
 from .canvas import GREY, STYLE, Drawing, alt_text, overlay, png
 from .curves import history, probabilities
-from .gates import gate_distribution, gate_distributions, gate_masses, gate_mean, gate_noise, gate_stages, line_panels
+from .gates import gate_distribution, gate_distributions, gate_noise, gate_stages, line_panels
 from .masks import explanations, harden, layers, soft_to_hard, soft_to_hard_strip
 from .pictures import displayable, image_grid
 
 __all__ = [
     "GREY", "STYLE", "Drawing", "alt_text", "displayable", "explanations",
-    "gate_distribution", "gate_distributions", "gate_masses", "gate_mean", "gate_noise", "gate_stages", "harden", "history",
+    "gate_distribution", "gate_distributions", "gate_noise", "gate_stages", "harden", "history",
     "image_grid", "layers", "line_panels", "overlay", "png", "probabilities", "soft_to_hard", "soft_to_hard_strip",
 ]  # fmt: skip

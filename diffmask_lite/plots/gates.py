@@ -58,9 +58,9 @@ def gate_stages(logit: float, temperature: float, left: float, right: float) -> 
         ax.set_ylabel("density" if ax is axes[0, 0] else "")
     return described(
         figure,
-        f"Four densities at logit {logit:g}, temperature {temperature:g}, stretched to ({left:g}, {right:g}). Bernoulli: two bars, "
-        f"{1 - p:.2f} at 0 and {p:.2f} at 1. Binary concrete: a curve between 0 and 1 without bars. Stretched: {shut:.2f} of it "
-        f"lies below 0 and {full:.2f} above 1. Cut off: these are bars at 0 and at 1.",
+        f"Four densities at {_words(setting)}. Bernoulli: two bars, {1 - p:.2f} at 0 and {p:.2f} at 1. Binary concrete: a "
+        f"curve between 0 and 1 without bars. Stretched: {shut:.2f} of it lies below 0 and {full:.2f} above 1. Cut off: these are "
+        "bars at 0 and at 1.",
     )
 
 
@@ -86,7 +86,7 @@ def gate_distribution(logit: float, temperature: float, left: float, right: floa
     figure.suptitle(title, fontsize=12)
     return described(
         figure,
-        f"A gate at logit {logit:g}, temperature {temperature:g}, stretched to ({left:g}, {right:g}): {' '.join(title.split())}. "
+        f"A gate at {_words(setting)}: {' '.join(title.split())}. "
         "Right: z rises with the uniform number u and is flat where it is exactly 0 or 1.",
     )
 
@@ -125,7 +125,8 @@ def line_panels(
     x = as_array(x)
     figure, axes = new_figure(3.3, 1, len(panels))
     figure.get_layout_engine().set(w_pad=0.1)
-    words = []
+    names, words = [list(curves) for curves in panels.values()], []
+    shared = len(names[0]) > 1 and all(row == names[0] for row in names)
     for ax, (label, curves) in zip(axes.flat, panels.items(), strict=True):
         for (name, values), (colour, dash, marker) in zip(curves.items(), LOOKS, strict=False):
             values = as_array(values)
@@ -134,13 +135,15 @@ def line_panels(
         if lines and label in lines:
             ax.axhline(lines[label], color="black", linestyle=(0, (1, 2)), linewidth=1.5)
         ax.set(xlabel=xlabel, ylabel=label)
-        if "x" in log:
-            ax.set_xscale("log")
-        if "y" in log:
-            ax.set_yscale("log")
-        if len(curves) > 1:
+        for axis, name in ((ax.xaxis, "x"), (ax.yaxis, "y")):
+            if name in log:
+                getattr(ax, f"set_{name}scale")("log")
+                axis.set_major_formatter("{x:g}")
+        if len(curves) > 1 and not shared:
             # Above the panel, where no curve can run through it.
             ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=2.2, borderaxespad=0.1)
+    if shared:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handlelength=2.5)
     span = f"{xlabel} from {x[0]:.3g} to {x[-1]:.3g}"
     return described(figure, f"Curves against {span}. {'; '.join(words)}.")
 
@@ -159,7 +162,7 @@ def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[s
         kl = as_array(kl)
         left.plot(z, kl / kl.max(), dash, color=colour, linewidth=2.5, label=name)
     left.set(xlabel="one gate z, all others open", ylabel="KL, as a share of its most", xlim=(0, 1), ylim=(-0.03, 1.05))
-    left.legend(loc="lower left")
+    left.legend(loc="center right")
     places, tall = np.arange(len(needed)), 0.8 / len(names)
     for i, (name, (colour, _, _)) in enumerate(zip(names, LOOKS, strict=False)):
         values = [float(row[name]) for row in needed.values()]
@@ -178,6 +181,11 @@ def _check(temperature: float, left: float, right: float) -> None:
             f"A gate needs a temperature above 0, left at most 0 and right at least 1, but these are {temperature:g}, {left:g} "
             f"and {right:g}."
         )
+
+
+def _words(setting: Setting) -> str:
+    logit, temperature, left, right = setting
+    return f"logit {logit:g}, temperature {temperature:g}, stretched to ({left:g}, {right:g})"
 
 
 def _sigmoid(x: Any) -> ndarray:
@@ -208,7 +216,9 @@ def _bars(ax: Axes, shut: float, full: float) -> None:
     for mass, place in ((shut, 0), (full, 1)):
         if mass > 5e-4:
             ax.bar(place, mass / BAR, BAR, color=VERMILION, edgecolor="black", linewidth=0.8)
-            ax.text(place, mass / BAR + 0.12, f"{mass:.2f}", ha="center")
+            ground = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}  # a density may run behind the words
+            words = f"{mass:.2f}" if mass >= 0.005 else "<0.01"
+            ax.text(place, mass / BAR + 0.2, words, ha="center", bbox=ground)
 
 
 def _rectified(ax: Axes, setting: Setting) -> tuple[float, float]:
