@@ -59,8 +59,8 @@ def gate_stages(logit: float, temperature: float, left: float, right: float) -> 
     return described(
         figure,
         f"Four densities at {_words(setting)}. Bernoulli: two bars, {1 - p:.2f} at 0 and {p:.2f} at 1. Binary concrete: a "
-        f"curve between 0 and 1 without bars. Stretched: {shut:.2f} of it lies below 0 and {full:.2f} above 1. Cut off: these are "
-        "bars at 0 and at 1.",
+        f"curve between 0 and 1 without bars. Stretched: {shut:.2f} of it lies below 0 and {full:.2f} above 1. Cut off: these "
+        "are bars at 0 and at 1.",
     )
 
 
