@@ -15,10 +15,10 @@ from .masks import hard_mask_scores, mask_scores
 from .probes import label_leak, weight_randomisation
 from .ranking import best, midranks, removal_order, spearman
 from .statistics import ARROWS, Interval, compare, differences, intervals, removal_agreement, summary
-from .truth import image_auroc, pooled_auroc, pooled_iou, truth_scores
+from .truth import image_auroc, pooled_auroc, pooled_iou, truth_differences, truth_scores
 
 __all__ = [
     "ARROWS", "Evaluation", "Interval", "best", "compare", "differences", "evaluate", "hard_mask_scores", "image_auroc",
     "intervals", "label_leak", "mask_scores", "midranks", "pooled_auroc", "pooled_iou", "removal_agreement", "removal_order",
-    "spearman", "summary", "truth_scores", "weight_randomisation",
+    "spearman", "summary", "truth_differences", "truth_scores", "weight_randomisation",
 ]  # fmt: skip

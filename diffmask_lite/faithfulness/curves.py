@@ -102,7 +102,7 @@ def evaluate(
                 bar.update()
 
             p = np.stack([[found[order, count][P] for count in counts] for order in (0, 1)])  # (2, C, K, n)
-            morf, lerf = np.trapezoid(p, counts / patches, axis=1)
+            morf, lerf = area(p, counts / patches)
             values = {"morf": morf, "lerf": lerf, "srg": lerf - morf}
             for share, size in sizes.items():
                 values[f"sufficiency@{share:.0%}"] = found[1, patches - size][KL]
@@ -117,6 +117,12 @@ def evaluate(
         pd.concat(scores, ignore_index=True)[[*columns, "metric", "value"]],
         pd.concat(curves, ignore_index=True)[[*columns, "order", "share", "p"]],
     )
+
+
+def area(p: ndarray, share: ndarray) -> ndarray:
+    """Return the area under p (…, C, K, n) over the share removed (C,), by trapezoids: (…, K, n)."""
+    middles = (p[..., 1:, :, :] + p[..., :-1, :, :]) / 2
+    return (middles * np.diff(share)[:, None, None]).sum(-3)
 
 
 def check_removals(removal: str | Sequence[str], vit: nn.Module, explainer: DiffMask | None) -> dict[str, str | Tensor]:

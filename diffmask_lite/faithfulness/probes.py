@@ -92,10 +92,10 @@ def weight_randomisation(
 ) -> pd.DataFrame:
     """Forget the ViT's weights from the head down, and see whether the maps change (Adebayo et al. 2018, arXiv 1810.03292).
 
-    maps_of: makes maps (n, h, w) of the same images with the ViT it is given; it should go on asking about the class that the
-    trained ViT predicted, or the maps change for that reason alone. Works on a copy of the ViT: first the head is drawn anew, then
-    also the last block, and so on down to the embedding; every weight from a normal distribution with that tensor's own mean and
-    spread, so that activations keep their scale.
+    maps_of: makes maps (n, h, w) of the same images with the ViT it is given; it should go on asking about the class that
+    the trained ViT predicted, or the maps change for that reason alone. Works on a copy of the ViT: first the head is drawn
+    anew, then also the last block, and so on down to the embedding; every weight from a normal distribution with that tensor's
+    own mean and spread, so that activations keep their scale.
 
     Returns stage ("trained", "head", "block L", …, "block 1", "embedding"), image, value: Spearman's rank correlation with the
     map of the trained ViT, ties sharing ranks, and 0 for a constant map. A method whose maps stay as they were does not

@@ -53,7 +53,7 @@ def removal_order(maps: Tensor, ties: Tensor, lerf: bool = False) -> Tensor:
     """
     maps, ties = torch.broadcast_tensors(maps if maps.dtype == torch.float64 else maps.float(), ties)
     by_chance = maps.gather(-1, ties)
-    return ties.gather(-1, by_chance.argsort(-1, stable=True, descending=not lerf))
+    return ties.gather(-1, by_chance.argsort(dim=-1, stable=True, descending=not lerf))
 
 
 def removal_ranks(maps: Tensor, ties: Tensor, lerf: bool = False) -> Tensor:

@@ -1,8 +1,8 @@
 """Intervals and differences by bootstrap: images are drawn with replacement, the same ones for every method, and so are seeds.
 
-Methods are compared on the same images, so most of what makes one image harder than another cancels in a difference, and only a
-paired interval shows that. Where a method has several seeds (trainings, random draws), its seeds are resampled as well. Mind that
-three seeds give an interval that is somewhat too narrow, and that with one seed it speaks of that one training alone.
+Methods are compared on the same images, so most of what makes one image harder than another cancels in a difference, and
+only a paired interval shows that. Where a method has several seeds (trainings, random draws), its seeds are resampled as well.
+Mind that three seeds give an interval that is somewhat too narrow, and that with one seed it speaks of that one training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy import ndarray
 # Is higher or lower better? Metrics at a share, "sufficiency@10%", go by the part before the @.
 ARROWS = {
     "morf": "↓", "lerf": "↑", "srg": "↑", "sufficiency": "↓", "comprehensiveness": "↑", "agreement": "↑", "kept": "↓",
-    "auroc": "↑", "auroc in image": "↑", "iou": "↑", "iou of best": "↑", "truth kept": "", "spearman": "↓", "accuracy": "↓",
+    "auroc": "↑", "auroc in image": "↑", "iou": "↑", "iou of best": "↑", "truth kept": "",
 }  # fmt: skip
 
 
@@ -27,6 +27,11 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -47,6 +52,12 @@ def _over_seeds(replicates: ndarray, seed: int, stream: int) -> ndarray:
 def interval(point: ndarray, replicates: ndarray, seed: int = 0, level: float = 0.95) -> Interval:
     """Return the mean of point (S,) over seeds, with the percentile interval of replicates (draws, S) of the same statistic."""
     return _interval(point.mean(), _over_seeds(replicates, seed, 0), level)
+
+
+def difference(a: tuple[ndarray, ndarray], b: tuple[ndarray, ndarray], seed: int = 0, level: float = 0.95) -> Interval:
+    """Return the mean of a − b with its interval, each a pair of (S,) and (draws, S) from the same draws of images."""
+    replicates = _over_seeds(a[1], seed, 1) - _over_seeds(b[1], seed, 2)  # each method's seeds are its own
+    return _interval(a[0].mean() - b[0].mean(), replicates, level)
 
 
 def _interval(mean: float, replicates: ndarray, level: float) -> Interval:
@@ -86,8 +97,8 @@ def intervals(scores: pd.DataFrame, *, draws: int = 2000, seed: int = 0, level: 
 def summary(scores: pd.DataFrame, metrics: list[str] | None = None, **options: float) -> pd.DataFrame:
     """Return a table to print: a row a method, a column a metric with its arrow, "mean [low, high]" in the cells.
 
-    metrics: which and in which order, by default all. options: draws, seed, level; see `intervals`. A table that has `mean`, `low`
-    and `high` already, such as that of `truth_scores`, is only laid out.
+    metrics: which and in which order, by default all. options: draws, seed, level; see `intervals`. A table that has `mean`,
+    `low` and `high` already, such as that of `truth_scores`, is only laid out.
     """
     if metrics is not None:
         scores = scores[scores["metric"].isin(metrics)]
@@ -125,8 +136,7 @@ def compare(
     if first.shape[1] != second.shape[1]:
         raise ValueError(f'"{a}" has {first.shape[1]} images, but "{b}" has {second.shape[1]}; score both on the same images.')
     weights = image_weights(first.shape[1], draws, seed)
-    replicates = _over_seeds(weights @ first.T, seed, 1) - _over_seeds(weights @ second.T, seed, 2)
-    return _interval(first.mean() - second.mean(), replicates, level)
+    return difference((first.mean(1), weights @ first.T), (second.mean(1), weights @ second.T), seed, level)
 
 
 def differences(scores: pd.DataFrame, metric: str = "srg", removal: str = "drop", **options: float) -> pd.DataFrame:
@@ -138,8 +148,8 @@ def differences(scores: pd.DataFrame, metric: str = "srg", removal: str = "drop"
     rows = []
     for a, b in combinations(scores["method"].unique(), 2):
         found = compare(scores, a, b, metric, removal, **options)
-        rows.append({"a": a, "b": b, **found._asdict(), "differs": found.low > 0 or found.high < 0})
-    return pd.DataFrame(rows, columns=["a", "b", "mean", "low", "high", "differs"])
+        rows.append({"a": a, "b": b, **found._asdict(), "differs": found.differs})
+    return pd.DataFrame(rows, columns=["a", "b", *Interval._fields, "differs"])
 
 
 def removal_agreement(scores: pd.DataFrame, metric: str = "srg") -> pd.DataFrame:

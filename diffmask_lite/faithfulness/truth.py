@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from .ranking import best, midranks, stack_maps
-from .statistics import image_weights, interval
+from .statistics import Interval, difference, image_weights, interval
 
 
 def pooled_iou(keep: Tensor, truth: Tensor) -> float:
@@ -57,25 +58,51 @@ def truth_scores(
 ) -> pd.DataFrame:
     """Return method, metric, mean, low, high: how well maps (n, h, w) or (S, n, h, w) find the truth, bool (n, h, w).
 
-    Of a map: "auroc" (pooled), "auroc in image" (mean over the images where it is defined), and "iou of best", the pooled IoU of
-    as many best patches as are true in each image, so that only the order counts and no threshold helps or harms. Of a hard
-    mask (bool): "iou" (pooled), "kept", and "truth kept", the share of patches in the truth. Means over seeds; intervals by
-    bootstrap over images, and over seeds where there are several.
+    Of a map: "auroc" (pooled), "auroc in image" (mean over the images where it is defined), and "iou of best", the pooled
+    IoU of as many best patches as are true in each image, so that only the order counts and no threshold helps or harms. Of a
+    hard mask (bool): "iou" (pooled), "kept", and "truth kept", the share of patches in the truth. Means over seeds; intervals
+    by bootstrap over images, and over seeds where there are several.
     """
+    rows = []
+    for (method, metric), found in _replicates(maps, truth, draws, seed).items():
+        rows.append({"method": method, "metric": metric, **interval(*found, seed, level)._asdict()})
+    return pd.DataFrame(rows)
+
+
+def truth_differences(
+    maps: Mapping[str, Tensor],
+    truth: Tensor,
+    metric: str = "auroc",
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Return a, b, mean (of a − b), low, high, differs, for every pair of methods that have the metric of `truth_scores`."""
+    found = {method: pair for (method, name), pair in _replicates(maps, truth, draws, seed).items() if name == metric}
+    rows = []
+    for a, b in combinations(found, 2):
+        between = difference(found[a], found[b], seed, level)
+        rows.append({"a": a, "b": b, **between._asdict(), "differs": between.differs})
+    return pd.DataFrame(rows, columns=["a", "b", *Interval._fields, "differs"])
+
+
+def _replicates(
+    maps: Mapping[str, Tensor], truth: Tensor, draws: int, seed: int
+) -> dict[tuple[str, str], tuple[ndarray, ndarray]]:
+    """Return (method, metric) -> the metric of each seed (S,), and of each seed on each draw of images (draws, S)."""
     if not isinstance(truth, Tensor) or truth.dtype != torch.bool or truth.ndim != 3:
         raise ValueError("The truth must be a bool tensor (n, h, w), True at the patches that decide the answer.")
     truth = truth.cpu()
-    stacked = stack_maps(maps, len(truth), tuple(truth.shape[1:]))
-    weights = np.concatenate([np.ones((1, len(truth))), image_weights(len(truth), draws, seed) * len(truth)])
-    rows = []
-    for name, group in stacked.items():
-        hard = group.dtype == torch.bool
-        metrics = _mask_metrics if hard else _map_metrics
-        by_seed = [metrics(one, truth, weights) for one in group]  # each metric (1 + draws,): the point, then its replicates
+    weights = np.concatenate([np.ones((1, len(truth))), image_weights(len(truth), draws, seed)])
+    found = {}
+    for name, group in stack_maps(maps, len(truth), tuple(truth.shape[1:])).items():
+        metrics = _mask_metrics if group.dtype == torch.bool else _map_metrics
+        by_seed = [metrics(one, truth, weights) for one in group]
         for metric in by_seed[0]:
-            values = np.stack([found[metric] for found in by_seed], axis=1)  # (1 + draws, S)
-            rows.append({"method": name, "metric": metric, **interval(values[0], values[1:], seed, level)._asdict()})
-    return pd.DataFrame(rows)
+            values = np.stack([one[metric] for one in by_seed], axis=1)  # (1 + draws, S)
+            found[name, metric] = values[0], values[1:]
+    return found
 
 
 def _mask_metrics(keep: Tensor, truth: Tensor, weights: ndarray) -> dict[str, ndarray]:
