@@ -25,8 +25,8 @@ from ..state import stream
 from .ranking import removal_ranks, stack_maps, tie_orders
 
 REMOVALS = ("drop", "mean", "noise", "placeholder")
-ORDERS = ("morf", "lerf")
-P, KL, AGREE = range(3)  # what `ask` answers
+MORF, LERF = range(2)  # most or least relevant first
+P, KL, AGREE = range(3)  # the rows of what `ask` answers
 
 
 @dataclass(frozen=True)
@@ -75,41 +75,39 @@ def evaluate(
         raise ValueError("steps, orders and batch must be at least 1, and each of the shares between 0 and 1.")
 
     n, patches = len(images), body.patches
+    counts = np.linspace(0, patches, min(steps, patches) + 1).round().astype(int)
+    sizes = {f"{100 * share:g}%": max(1, round(share * patches)) for share in shares}
+    plan = {int(count): {MORF, LERF} for count in counts}  # patches removed -> the orders to ask about
+    for size in sizes.values():
+        plan.setdefault(size, set()).add(MORF)  # comprehensiveness: without the best
+        plan.setdefault(patches - size, set()).add(LERF)  # sufficiency: the best alone
+
     flat = torch.cat(list(stacked.values())).flatten(2)[:, None]  # (K, 1, n, N), K counts methods times seeds
     ties = tie_orders(n, patches, orders, seed)  # (T, n, N)
-    ranks = torch.stack([removal_ranks(flat, ties, lerf=order == "lerf") for order in ORDERS])  # (2, K, T, n, N)
-    which = torch.arange(n).expand(ranks.shape[1:-1]).flatten()
-
-    counts = np.linspace(0, patches, min(steps, patches) + 1).round().astype(int)
-    sizes = {share: max(1, round(share * patches)) for share in shares}
-    needed = {int(count): {0, 1} for count in counts}  # patches removed -> the orders asked about
-    for size in sizes.values():
-        needed.setdefault(size, set()).add(0)
-        needed.setdefault(patches - size, set()).add(1)
-
+    ranks = torch.stack([removal_ranks(flat, ties, lerf=order == LERF) for order in (MORF, LERF)])  # (2, K, T, n, N)
     methods = [(name, s) for name, group in stacked.items() for s in range(len(group))]
-    scores, curves = [], []
     whole = predictions(vit, images, batch)
-    bar = tqdm(total=len(removals) * len(needed), desc="removal", disable=not progress, file=sys.stdout, leave=False)
+    scores, curves = [], []
+    bar = tqdm(total=len(removals) * len(plan), desc="removal", disable=not progress, file=sys.stdout, leave=False)
     with bar:
         for name, how in removals.items():
             found: dict[tuple[int, int], ndarray] = {}  # (order, patches removed) -> (3, K, n)
-            for count, wanted in needed.items():
-                keep = torch.cat([(ranks[order] >= count).flatten(0, -2) for order in sorted(wanted)])
-                answers = ask(vit, images, whole, which.repeat(len(wanted)), keep, how, batch, seed)
-                answers = answers.view(3, len(wanted), *ranks.shape[1:-1]).mean(3)  # over the orders of ties
+            for count, wanted in plan.items():
+                keep = ranks[sorted(wanted)] >= count  # (1 or 2, K, T, n, N)
+                which = torch.arange(n).expand(keep.shape[:-1])
+                answers = ask(vit, images, whole, which.flatten(), keep.flatten(0, -2), how, batch, seed)
+                answers = answers.view(3, *which.shape).mean(3)  # over the orders of ties: (3, 1 or 2, K, n)
                 found |= {(order, count): answers[:, i].numpy() for i, order in enumerate(sorted(wanted))}
                 bar.update()
 
-            p = np.stack([[found[order, count][P] for count in counts] for order in (0, 1)])  # (2, C, K, n)
+            p = np.stack([[found[order, count][P] for count in counts] for order in (MORF, LERF)])  # (2, C, K, n)
             morf, lerf = area(p, counts / patches)
             values = {"morf": morf, "lerf": lerf, "srg": lerf - morf}
-            for share, size in sizes.items():
-                values[f"sufficiency@{share:.0%}"] = found[1, patches - size][KL]
-                values[f"comprehensiveness@{share:.0%}"] = found[0, size][KL]
-                values[f"agreement@{share:.0%}"] = found[1, patches - size][AGREE]
+            values |= {f"sufficiency@{share}": found[LERF, patches - size][KL] for share, size in sizes.items()}
+            values |= {f"comprehensiveness@{share}": found[MORF, size][KL] for share, size in sizes.items()}
+            values |= {f"agreement@{share}": found[LERF, patches - size][AGREE] for share, size in sizes.items()}
             scores += [long_table(value, methods, removal=name, metric=metric) for metric, value in values.items()]
-            for order, points in zip(ORDERS, p, strict=True):
+            for order, points in zip(("morf", "lerf"), p, strict=True):
                 for count, value in zip(counts, points, strict=True):
                     curves.append(long_table(value, methods, "p", removal=name, order=order, share=count / patches))
     columns = ["method", "seed", "removal", "image"]
