@@ -1,9 +1,7 @@
 """Figures of many masks: what they draw is what they were given, they are readable, and smoothing is measured truly."""
 
-import itertools
 from types import SimpleNamespace
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,8 @@ from torch.nn import functional as F
 from diffmask_lite import plots
 from diffmask_lite.plots.canvas import VERMILION
 from diffmask_lite.plots.gallery import WAYS
-from test_plots import NAMES, data, outline, texts
+from figures import assert_readable
+from test_plots import NAMES, data, outline
 
 PICTURES, RESULT, CHECK = data(images=6)
 PICTURES10, RESULT10, CHECK10 = data(h=8, w=8, patch=4, images=12, states=8)
@@ -66,18 +65,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 def test_figure_is_readable_and_leaves_matplotlib_alone(draw):
-    before = dict(matplotlib.rcParams)
-    figure = draw()
-    assert dict(matplotlib.rcParams) == before
-    assert plots.png(figure).startswith(b"\x89PNG")
-    assert round(figure.get_size_inches()[0] * figure.dpi) <= 900
-    assert len(plots.alt_text(figure)) > 20 and "nan" not in plots.alt_text(figure)
-    width, height = figure.bbox.size
-    drawn = texts(figure)
-    for text, box in drawn:
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, f"{text!r} is cut off"
-    for (one, a), (two, b) in itertools.combinations(drawn, 2):
-        assert not a.padded(-2).overlaps(b.padded(-2)), f"{one!r} and {two!r} overlap"
+    assert_readable(draw)
 
 
 # ---- Smoothing ------------------------------------------------------------------------------------------------------

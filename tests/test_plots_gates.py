@@ -7,7 +7,7 @@ from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 
 from diffmask_lite import gates, plots
 from diffmask_lite.plots.gates import BAR, TOP, _curve, below, gate_masses, gate_mean
-from test_plots import texts
+from figures import texts
 
 PAPER, LOUIZOS = (0.2, -0.2, 1.0), (2 / 3, -0.1, 1.1)
 SETTINGS = [(logit, *setting) for logit in (-3.0, 0.0, 2.0) for setting in (PAPER, LOUIZOS)]

@@ -2,13 +2,12 @@
 
 import itertools
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
 
 from diffmask_lite import plots
-from test_plots import texts
+from figures import assert_readable
 
 NAMES = ["airplane", "automobile", "bird", "cat"]
 draw = torch.Generator().manual_seed(0)
@@ -39,18 +38,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
 def test_figure_is_readable_and_leaves_matplotlib_alone(make):
-    before = dict(matplotlib.rcParams)
-    figure = make()
-    assert dict(matplotlib.rcParams) == before
-    assert plots.png(figure).startswith(b"\x89PNG")
-    assert figure.get_size_inches()[0] * figure.dpi <= 900
-    assert len(plots.alt_text(figure)) > 20 and "nan" not in plots.alt_text(figure)
-    width, height = figure.bbox.size
-    drawn = texts(figure)
-    for text, box in drawn:
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, f"{text!r} is cut off"
-    for (one, a), (two, b) in itertools.combinations(drawn, 2):
-        assert not a.padded(-2).overlaps(b.padded(-2)), f"{one!r} and {two!r} overlap"
+    assert_readable(make)
 
 
 def test_the_sequence_is_the_picture_row_by_row():
