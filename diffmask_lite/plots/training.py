@@ -88,7 +88,7 @@ def runs(histories: Mapping[str, pd.DataFrame], eps: float | None = None) -> Dra
     for (name, frame), (colour, line) in zip(histories.items(), LOOKS, strict=False):
         for ax, column in zip(axes.flat, ("kl", "kept"), strict=True):
             ax.plot(frame.step, _smooth(frame[column]), line, color=colour, linewidth=2.5, label=name)
-        last = frame.tail(len(frame) // 20 + 1).median()
+        last = frame[["kl", "kept"]].tail(len(frame) // 20 + 1).median()
         words.append(f"{name}: KL {last.kl:.2f}, kept {last.kept:.2f}")
     left, right = axes.flat
     left.set_yscale("symlog", linthresh=0.1)
