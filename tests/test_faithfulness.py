@@ -594,6 +594,7 @@ def test_summary_is_ready_to_print():
     truth, noisy = some_truth()
     table = summary(truth_scores({"noisy": noisy, "hard": noisy[0] > 0}, truth, draws=20), ["auroc", "iou", "truth kept"])
     assert table.columns.tolist() == ["auroc ↑", "iou ↑", "truth kept"] and table.index.tolist() == ["noisy", "hard"]
+    assert table.loc["noisy", "iou ↑"] == "–" and table.loc["hard", "auroc ↑"] == "–"  # maps have no threshold, masks no order
 
 
 def test_statistics_name_what_is_missing():
