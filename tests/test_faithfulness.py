@@ -464,7 +464,7 @@ def test_pooled_iou_counts_images_with_nothing_to_find():
 def some_truth(n=40):
     draw = torch.Generator().manual_seed(2)
     truth = torch.rand(n, 3, 3, generator=draw) < torch.rand(n, 1, 1, generator=draw)
-    noisy = truth + 0.8 * torch.randn(2, n, 3, 3, generator=draw)  # two seeds
+    noisy = (4 * (truth + 0.8 * torch.randn(2, n, 3, 3, generator=draw))).round() / 4  # two seeds, with ties
     return truth, noisy
 
 
@@ -594,6 +594,7 @@ def test_summary_is_ready_to_print():
     truth, noisy = some_truth()
     table = summary(truth_scores({"noisy": noisy, "hard": noisy[0] > 0}, truth, draws=20), ["auroc", "iou", "truth kept"])
     assert table.columns.tolist() == ["auroc ↑", "iou ↑", "truth kept"] and table.index.tolist() == ["noisy", "hard"]
+    assert table.loc["noisy", "iou ↑"] == "–" and table.loc["hard", "auroc ↑"] == "–"  # maps have no threshold, masks no order
 
 
 def test_statistics_name_what_is_missing():

@@ -109,7 +109,7 @@ def summary(scores: pd.DataFrame, metrics: list[str] | None = None, **options: f
     heads = metrics or list(table["metric"].unique())
     wide = table.assign(text=text).pivot(index=rows, columns="metric", values="text")
     wide = wide.reindex(keys if len(rows) > 1 else [key[0] for key in keys])[heads]
-    return wide.rename(columns=with_arrow).rename_axis(columns=None)
+    return wide.fillna("–").rename(columns=with_arrow).rename_axis(columns=None)
 
 
 def with_arrow(metric: str) -> str:
