@@ -39,7 +39,7 @@ def descent(paths: Mapping[str, Any], best: Sequence[float] | None = None) -> Dr
     x, y = np.meshgrid(np.linspace(-0.15, 1.15, 200), np.linspace(-0.15, 1.15, 200))
     left.contour(x, y, x**2 + 2 * y**2, levels=8, colors="0.75", linewidths=1)
     left.fill_between([-0.15, 1.15], [1.15, -0.15], -0.15, color="0.85", alpha=0.6)
-    left.text(0.02, 0.2, "x + y < 1:\nnot allowed", fontsize=11)
+    left.text(0.14, -0.09, "not allowed: x + y < 1", fontsize=11)
     words = []
     for (name, path), (colour, line) in zip(paths.items(), LOOKS, strict=False):
         x, y, alpha = as_array(path).T
