@@ -91,3 +91,23 @@ def check_keep(keep: Any, body: Anatomy, images: Tensor, removal: Any) -> None:
             f'Removal "{removal}" takes whole patches away, so the mask must be bool, but it is {keep.dtype}; '
             "use keep > 0.5, or a placeholder tensor as removal."
         )
+
+
+def check_target(target: Any, body: Anatomy, images: Tensor) -> None:
+    """Hold the classes to explain to None, an int or whole numbers (B,), all among the ViT's classes."""
+    if target is None:
+        return
+    if isinstance(target, Tensor):
+        if tuple(target.shape) != (len(images),) or target.is_floating_point() or target.dtype == torch.bool:
+            raise ValueError(
+                f"The target must be an int or a LongTensor of shape ({len(images)},), one class for each image, but it is "
+                f"{target.dtype} of shape {tuple(target.shape)}."
+            )
+        low, high = map(int, target.aminmax())
+    elif isinstance(target, int) and not isinstance(target, bool):
+        low = high = target
+    else:
+        raise TypeError(f"The target must be an int or a LongTensor (B,), but this is a {type(target).__name__}.")
+    if low < 0 or high >= body.classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"There is no class {wrong}: this ViT has classes 0 to {body.classes - 1}.")

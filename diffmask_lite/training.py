@@ -16,11 +16,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from timm.optim import Lookahead
 from torch import Tensor
@@ -30,9 +28,8 @@ from tqdm import tqdm
 from . import vit as see
 from .diffmask import DiffMask, kl_divergence
 from .gates import log_open, sample
+from .history import History
 from .state import check_same_run, epoch_order, load_state, pack_optimizer, save_state, stream, unpack_optimizer
-
-COLUMNS = ("step", "kl", "kept", "agree", "sparsity", "alpha", "layer")
 
 # The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, code/models/interpretation.py), with a
 # multiplier that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, n, **PUBLISHED["fit"]).
@@ -40,32 +37,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "explainer": {"placeholder": "learned", "normalise": False},
     "fit": {"optimizer": "lookahead-rmsprop", "lr": 3e-4, "warmup": 1200, "sparsity": "log", "alpha_bounds": (0.0, 200.0)},
 }
-
-
-@dataclass
-class History:
-    """One entry a step, of the sampled masks of that step's batch."""
-
-    eps: float
-    step: list[int] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)  # mean KL(p(x) ‖ p(masked x)), nats
-    kept: list[float] = field(default_factory=list)  # mean share of patches with z > 0
-    agree: list[float] = field(default_factory=list)  # share of images whose class is unchanged
-    sparsity: list[float] = field(default_factory=list)  # the sparsity term of the loss
-    alpha: list[float] = field(default_factory=list)  # α_k after the step
-    layer: list[int] = field(default_factory=list)  # k: gates 0 … k made the mask
-    interrupted: bool = False
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def add(self, *row: float) -> None:
-        for name, value in zip(COLUMNS, row, strict=True):
-            getattr(self, name).append(value)
-
-    def frame(self) -> pd.DataFrame:
-        """Return the history as a table with one row a step."""
-        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
 
 
 def fit(
@@ -173,6 +144,8 @@ def fit(
             if history.interrupted:
                 print(f"Stopped after step {step}; the gates keep what they learned.")
                 break
+    if progress and not history.interrupted:
+        print(history.diagnosis())
     return history
 
 

@@ -1,7 +1,6 @@
 """Figures say what the data say: colours, grey patches, words and alternative text; and they leave matplotlib alone."""
 
 import io
-import itertools
 import subprocess
 import sys
 from dataclasses import make_dataclass
@@ -14,9 +13,9 @@ import torch
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from diffmask_lite import plots
+from figures import assert_readable
 
 NAMES = ["airplane", "automobile", "bird", "cat"]
 GREY = 0.5
@@ -92,33 +91,9 @@ def outline(ax):
     return {tuple(sorted(map(tuple, segment))) for segment in np.array(drawn.get_segments()).tolist()}
 
 
-def texts(figure):
-    """What can be read on a figure, each with its box in pixels."""
-    figure.draw_without_rendering()
-    unseen = set()  # matplotlib makes ticks beyond the limits of an axis too, and does not draw them
-    for axis in itertools.chain.from_iterable((ax.xaxis, ax.yaxis) for ax in figure.axes):
-        low, high = sorted(axis.get_view_interval())
-        unseen |= {tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high}
-    found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
-    return [(t.get_text(), t.get_window_extent()) for t in set(found) - unseen if t.get_text().strip()]
-
-
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 def test_figure_is_readable_and_leaves_matplotlib_alone(draw):
-    before = dict(matplotlib.rcParams)
-    figure = draw()
-    assert isinstance(figure, Figure)
-    assert dict(matplotlib.rcParams) == before
-    assert plots.png(figure).startswith(b"\x89PNG")
-    assert round(figure.get_size_inches()[0] * figure.dpi) <= 900
-    assert len(plots.alt_text(figure)) > 20 and "nan" not in plots.alt_text(figure)
-    width, height = figure.bbox.size
-    drawn = texts(figure)
-    for text, box in drawn:
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, f"{text!r} is cut off"
-    for (one, a), (two, b) in itertools.combinations(drawn, 2):
-        assert not a.padded(-2).overlaps(b.padded(-2)), f"{one!r} and {two!r} overlap"
-    assert all(t.get_fontsize() >= 11 or "$" in t.get_text() for ax in figure.axes for t in [ax.title, *ax.get_xticklabels()])
+    assert_readable(draw)
 
 
 @pytest.mark.parametrize("name", ["history", "probabilities", "explanations"])

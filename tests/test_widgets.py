@@ -71,3 +71,17 @@ def test_missing_ipywidgets_is_said_in_one_sentence():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode != 0
     assert 'pip install "diffmask_lite[lab]"' in run.stderr.splitlines()[-1]
+
+
+def test_each_slider_of_the_gate_changes_the_picture(monkeypatch):
+    calls = []
+    draw = plots.gate_distribution
+    monkeypatch.setattr(plots, "gate_distribution", lambda *setting: calls.append(setting) or draw(*setting))
+    *sliders, image = widgets.gate().children
+    assert calls == [(0, 0.2, -0.2, 1)]  # the first picture is that of VISION DIFFMASK's gate
+    for place, slider in enumerate(sliders):
+        for setting in (slider.min, (slider.min + slider.max) / 2, slider.max):
+            before, slider.value = bytes(image.value), setting
+            assert calls[-1][place] == pytest.approx(setting, abs=0.03)
+        assert bytes(image.value) != before and image.tooltip.startswith("A gate at logit")
+    assert [slider.description for slider in sliders] == ["logit", "temperature", "left", "right"]

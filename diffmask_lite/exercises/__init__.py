@@ -1,6 +1,14 @@
 """The checkers that the notebooks' exercises call, a module for each notebook."""
 
+from .gates import check_log_kept, check_masses, check_mean_gate
+from .masks import check_agreement, check_blend, check_grow
 from .quickstart import check_kl, check_top_patches
+from .training import check_ascend, check_lagrangian, check_minimise
 from .verdict import Verdict
+from .vit_internals import check_attention, check_read_attention, check_unpatchify
 
-__all__ = ["Verdict", "check_kl", "check_top_patches"]
+__all__ = [
+    "Verdict", "check_agreement", "check_ascend", "check_attention", "check_blend", "check_grow", "check_kl",
+    "check_lagrangian", "check_log_kept", "check_masses", "check_mean_gate", "check_minimise", "check_read_attention",
+    "check_top_patches", "check_unpatchify",
+]  # fmt: skip

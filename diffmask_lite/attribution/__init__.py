@@ -1,0 +1,39 @@
+"""Attribution methods for Vision Transformers, all with one signature and all on whole batches.
+
+    scores = METHODS["leave_one_out"](vit, images)  # float (B, h, w) on the ViT's patch grid, higher is more relevant
+
+Each takes `(vit, images, target=None, generator=None)`.
+    vit: a timm ViT that fits (`vit.anatomy`); it is a guest and is left as it was.
+    images: float (B, C, H, W), normalised as the ViT expects. A method works on all of them at once, so memory bounds B.
+    target: the class to explain, an int or one for each image, LongTensor (B,); by default each image's predicted class.
+    generator: where random numbers come from, by default one seeded with 0; most methods need none.
+They work under the caller's `torch.no_grad` and `torch.inference_mode`, and leave the global random numbers alone. Bad input
+raises `ValueError` with one sentence, and a method that a ViT cannot have raises `UnfitViT`.
+
+| module | methods | what they ask |
+|---|---|---|
+| `attention` | `raw_attention`, `rollout` | where attention goes; blind to the class |
+| `gradients` | `gradient_input`, `grad_cam`, `gradient_attention`, `legrad`, `integrated_gradients` | the logit's slopes |
+| `perturbation` | `occlusion`, `leave_one_out`, `random_keep` | the prediction without some of the patches |
+| `baselines` | `random`, `centre` | nothing: what each other method has to beat |
+
+`blurred` turns any map into one more baseline: a map that does no better than its blurred version owes nothing to detail.
+`benchmarks/attribution_methods.py` prints what each costs in forward passes.
+"""
+
+from .attention import raw_attention, rollout
+from .baselines import blurred, centre, random
+from .gradients import grad_cam, gradient_attention, gradient_input, integrated_gradients, legrad
+from .perturbation import leave_one_out, occlusion, random_keep
+
+__all__ = ["METHODS", "blurred"]
+
+METHODS = {
+    method.__name__: method
+    for method in (
+        raw_attention, rollout,
+        gradient_input, grad_cam, gradient_attention, legrad, integrated_gradients,
+        occlusion, leave_one_out, random_keep,
+        random, centre,
+    )
+}  # fmt: skip

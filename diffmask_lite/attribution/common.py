@@ -1,0 +1,94 @@
+"""What the attribution methods share: the class to explain, gradients without traces, and which tokens the head reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_images, check_target
+from ..vit import Anatomy, anatomy, guest
+
+Target = int | Tensor | None
+
+
+def check(vit: nn.Module, images: Tensor, target: Target) -> Anatomy:
+    """Hold a method's input to what fits, and return the ViT's sizes."""
+    body = anatomy(vit)
+    check_images(images, body, vit)
+    check_target(target, body, images)
+    return body
+
+
+def classes(logits: Tensor, target: Target) -> Tensor:
+    """Return the class to explain of each image, (B,): the target, or the most probable class of logits (B, classes)."""
+    if target is None:
+        return logits.argmax(1)
+    return torch.as_tensor(target, dtype=torch.long, device=logits.device).expand(len(logits))
+
+
+def pick(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return the value (B,) that each row of values (B, classes) has for its chosen class (B,)."""
+    return values.gather(1, chosen[:, None]).squeeze(1)
+
+
+@contextmanager
+def gradients(vit: nn.Module, images: Tensor) -> Iterator[Tensor]:
+    """Yield the images, cut off from the caller's graph, where gradients flow whatever the caller's mode is.
+
+    The weights have theirs off: a gradient is asked of activations, with `torch.autograd.grad`, and nothing is left in `.grad`.
+    """
+    checkpointing = getattr(vit, "grad_checkpointing", False)
+    try:
+        if checkpointing:  # it throws activations away and makes new ones, so those that a hook saw would have no gradient
+            vit.grad_checkpointing = False
+        with torch.inference_mode(False), torch.enable_grad(), guest(vit):
+            yield images.clone() if images.is_inference() else images.detach()
+    finally:
+        if checkpointing:
+            vit.grad_checkpointing = True
+
+
+def mean_patch(vit: nn.Module, body: Anatomy) -> Tensor:
+    """Return the embedding of an image of the mean colour, (N, D): zero after normalisation. It stands for a patch removed."""
+    with torch.no_grad(), guest(vit):
+        grey = next(vit.parameters()).new_zeros(1, body.channels, *body.size)
+        return vit.patch_embed(grey).flatten(1, -2)[0]
+
+
+def reader(vit: nn.Module, tokens: Tensor) -> Tensor:
+    """Return one row of weights (B, P + N), of sum 1, on the tokens that the head reads; `tokens` (B, …) gives dtype and B.
+
+    That is the class token, or both in a distilled ViT. A head that pools patches reads them all, so there attention is
+    averaged over the patches as queries. (The weights of attention pooling differ from image to image; they are not used.)
+    """
+    body = anatomy(vit)
+    row = tokens.new_zeros(len(tokens), body.prefix + body.patches)
+    if body.prefix and getattr(vit, "global_pool", "token") == "token":
+        row[:, : 2 if hasattr(vit, "head_dist") else 1] = 1
+    else:
+        row[:, body.prefix :] = 1
+    return row / row.sum(1, keepdim=True)
+
+
+def on_grid(scores: Tensor, body: Anatomy) -> Tensor:
+    """Turn scores of patches (B, N), or of all tokens (B, P + N), into a map (B, h, w)."""
+    scores = scores.detach()[:, -body.patches :].unflatten(1, body.grid)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def captum() -> ModuleType:
+    """Return `captum.attr`, or say how to get it."""
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise ImportError('This method needs Captum; install it with pip install "diffmask_lite[attribution]".') from error
+    return captum.attr
+
+
+def seeded(generator: torch.Generator | None) -> torch.Generator:
+    """Return the caller's generator, or a new one seeded with 0, so that the global random numbers stay as they are."""
+    return generator or torch.Generator().manual_seed(0)

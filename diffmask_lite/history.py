@@ -1,0 +1,57 @@
+"""`History`: what happened in a training, step by step, and what it says about how the training went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+COLUMNS = ("step", "kl", "kept", "agree", "sparsity", "alpha", "layer")
+
+
+@dataclass
+class History:
+    """One entry a step, of the sampled masks of that step's batch."""
+
+    eps: float
+    step: list[int] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)  # mean KL(p(x) ‖ p(masked x)), nats
+    kept: list[float] = field(default_factory=list)  # mean share of patches with z > 0
+    agree: list[float] = field(default_factory=list)  # share of images whose class is unchanged
+    sparsity: list[float] = field(default_factory=list)  # the sparsity term of the loss
+    alpha: list[float] = field(default_factory=list)  # α_k after the step
+    layer: list[int] = field(default_factory=list)  # k: gates 0 … k made the mask
+    interrupted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def add(self, *row: float) -> None:
+        for name, value in zip(COLUMNS, row, strict=True):
+            getattr(self, name).append(value)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the history as a table with one row a step."""
+        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
+
+    def diagnosis(self) -> str:
+        """Say in a sentence how the training went, from the medians of its last tenth and of the tenth before.
+
+        The first word is "collapsed", "violated", "idle", "moving" or "settled". It judges sampled masks, and whether training
+        is at rest; whether a mask is right, only `verify` and a known truth can tell.
+        """
+        if len(self) < 20:
+            return f"moving: {len(self)} steps are too few to say more."
+        tenth = len(self) // 10
+        table = self.frame()
+        last, before = table.iloc[-tenth:].median(), table.iloc[-2 * tenth : -tenth].median()
+        where = f"KL {last.kl:.2g} nats for ε = {self.eps:g}, {last.kept:.0%} kept, α {last.alpha:.2g}"
+        if last.kept < 0.02 and last.kl > self.eps:
+            return f"collapsed: all gates are shut and pass no gradient back ({where}); start again, with a smaller lr."
+        if last.kl > 2 * self.eps:
+            return f"violated: the masks change the prediction too much ({where}); train longer, with more room for α to grow."
+        if last.kept > 0.95:
+            return f"idle: hardly a patch is removed ({where}); train longer, or allow a larger ε."
+        if abs(last.kept - before.kept) > 0.02:
+            return f"moving: the share kept still changes, from {before.kept:.0%} a tenth earlier ({where}); train longer."
+        return f"settled: {where}."

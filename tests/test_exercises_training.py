@@ -1,0 +1,63 @@
+"""Notebook 03's checkers name the mistakes that readers make."""
+
+import pytest
+import torch
+
+from diffmask_lite import exercises
+from diffmask_lite.gates import log_open
+
+
+def descend(alpha, kl, eps, rate, low, high):
+    return min(max(alpha - rate * (kl - eps), low), high)
+
+
+def unbounded(alpha, kl, eps, rate, low, high):
+    return alpha + rate * (kl - eps)
+
+
+LAGRANGIANS = {
+    "multiply": lambda g, kl, a, e: log_open(g).exp().mean() + a * (kl.mean() - e),
+    "adds probabilities": lambda g, kl, a, e: log_open(g).exp().sum(1).mean() + a * (kl.mean() - e),
+    "mean logarithm": lambda g, kl, a, e: log_open(g).sum(1).mean() + a * (kl.mean() - e),
+    "not their sum": lambda g, kl, a, e: log_open(g).sum(1).exp().sum(1).mean() + a * (kl.mean() - e),
+    "wrong sign": lambda g, kl, a, e: log_open(g).sum(1).exp().mean() - a * (kl.mean() - e),
+    "no gradient": lambda g, kl, a, e: log_open(g.detach()).sum(1).exp().mean() + a * (kl.mean() - e),
+}
+
+
+def never_bounded(cost, violation, start, steps, rate):
+    """Lets the price fall below 0, which rewards a violation."""
+    x, alpha = start.clone().requires_grad_(), 0.0
+    for _ in range(steps):
+        excess = violation(x)
+        (gradient,) = torch.autograd.grad(cost(x) + alpha * excess, x)
+        x.data -= rate * gradient
+        alpha += rate * excess.item()
+    return x.detach(), alpha
+
+
+def penalty(cost, violation, start, steps, rate):
+    """A fixed price: the constraint is met only by luck."""
+    x = start.clone().requires_grad_()
+    for _ in range(steps):
+        (gradient,) = torch.autograd.grad(cost(x) + 4 / 3 * violation(x).clamp(min=0), x)
+        x.data -= rate * gradient
+    return x.detach(), 4 / 3
+
+
+def test_descent_is_named():
+    assert "descent" in exercises.check_ascend(descend).hint
+
+
+def test_bounds_are_asked_for():
+    assert "upper bound" in exercises.check_ascend(unbounded).hint
+
+
+@pytest.mark.parametrize("words", LAGRANGIANS)
+def test_mistakes_in_the_lagrangian_are_named(words):
+    assert words in exercises.check_lagrangian(LAGRANGIANS[words]).hint
+
+
+@pytest.mark.parametrize("wrong", [never_bounded, penalty])
+def test_constrained_minimum_without_ascent_or_bound_fails(wrong):
+    assert exercises.check_minimise(wrong).status == "failed"
