@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 import badges
-from reading import GOALS, QUIZ, exercises, goals, prose, section, text_of
+from reading import GOALS, QUIZ, exercises, goals, headings, prose, section, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOTSTRAP = (ROOT / "tools" / "bootstrap_cell.py").read_text("utf-8").rstrip("\n")
@@ -55,12 +55,6 @@ class Notebook:
 # ---- Reading a notebook ---------------------------------------------------------------------------------------------
 
 
-def headings(notebook: Notebook, level: int) -> list[str]:
-    """The headings of one level, in order."""
-    text = "\n".join(prose(cell) for cell in notebook.cells)
-    return re.findall(rf"^#{{{level}}} (.+?)\s*$", text, flags=re.MULTILINE)
-
-
 def has_png(cell) -> bool:
     return cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
 
@@ -93,14 +87,14 @@ def first_cell_introduces(notebook: Notebook) -> list[str]:
         faults.append("the first cell lacks the right Colab badge: run python tools/badges.py")
     if not badges.MINUTES.search(cell.source):
         faults.append("the first cell does not say 'N minutes on a 2-core CPU'")
-    if len(headings(notebook, 1)) != 1:
+    if len(headings(notebook.cells, 1)) != 1:
         faults.append("there is more or less than one first-level heading")
     return faults
 
 
 def headings_are_in_order(notebook: Notebook) -> list[str]:
     """The second-level headings frame the lesson."""
-    found = headings(notebook, 2)
+    found = headings(notebook.cells, 2)
     if found[:2] != BEFORE or found[-3:] != AFTER:
         return [f"second-level headings should be {BEFORE}, the lesson's, {AFTER}; they are {found}"]
     return [] if len(found) > len(BEFORE) + len(AFTER) else ["the lesson has no second-level heading"]

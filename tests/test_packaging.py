@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from nbval.plugin import get_sanitize_patterns
@@ -16,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import diffmask_lite
+import reading
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -168,6 +170,16 @@ def test_links_lead_to_files(name):
     targets = re.findall(r"\]\((?!https?://)([^)#\s]+)", text)
     missing = [target for target in targets if not (ROOT / target).exists()]
     assert not missing, f"{name} links to {missing}"
+
+
+def test_lecture_paths_name_sections_and_add_up():
+    table = re.search(r"^\| notebook \| 45 minutes .*?\n\n", README, flags=re.MULTILINE | re.DOTALL)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    assert sum(int(row[2]) for row in rows) == 45 and sum(int(row[4]) for row in rows) == 90
+    for number, short, _, long, _ in rows:
+        for path in (ROOT / "notebooks").glob(f"{number}_*.ipynb"):
+            headings = reading.headings(nbformat.read(path, as_version=4).cells, 2)
+            assert set(re.findall("“(.+?)”", short + long)) <= set(headings), f"not a heading of {path.name}"
 
 
 def test_imports_of_the_readme_example_exist():

@@ -14,7 +14,8 @@ if spec is None or spec.origin is None:  # not installed, so look for a clone fr
         sys.path.insert(0, str(folders[0]))
     elif "google.colab" in sys.modules:  # install it, and what is missing, but leave Colab's torch and numpy alone
         clone = Path(tempfile.mkdtemp()) / "diffmask_lite"
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", f"--branch={branch}", repository, clone], check=True)
+        quiet = ["--quiet", "--config=advice.detachedHead=false"]  # the branch may be a release tag
+        subprocess.run(["git", "clone", *quiet, "--depth=1", f"--branch={branch}", repository, clone], check=True)
         held = [f"{name}=={importlib.metadata.version(name)}\n" for name in ("torch", "torchvision", "numpy")]
         (clone / "held.txt").write_text("".join(held))
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", clone / "held.txt"]

@@ -31,6 +31,12 @@ def prose(cell) -> str:
     return re.sub(r"^```.*?^```", "", source, flags=re.MULTILINE | re.DOTALL)
 
 
+def headings(cells: list, level: int) -> list[str]:
+    """The headings of one level, in order."""
+    text = "\n".join(prose(cell) for cell in cells)
+    return re.findall(rf"^#{{{level}}} (.+?)\s*$", text, flags=re.MULTILINE)
+
+
 def section(cells: list, heading: str, fences: bool = False) -> str:
     """The text under a second-level heading, with or without fenced code; '' where the heading is missing."""
     text = "\n".join(cell.source if fences and cell.cell_type == "markdown" else prose(cell) for cell in cells)
