@@ -35,19 +35,19 @@ class History:
         return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
 
     def diagnosis(self) -> str:
-        """Say in a sentence how the training went, from the medians of its last tenth and of the tenth before.
+        """Say in a sentence how the training went, from the medians of its last tenth, of the tenth before, and of its end.
 
         The first word is "collapsed", "violated", "idle", "moving" or "settled". It judges sampled masks, and whether training
         is at rest; whether a mask is right, only `verify` and a known truth can tell.
         """
         if len(self) < 20:
             return f"moving: {len(self)} steps are too few to say more."
-        tenth = len(self) // 10
-        table = self.frame()
+        table, tenth = self.frame(), len(self) // 10
+        end = table.iloc[-max(3, tenth // 4) :].median()  # a collapse takes few steps, and does not heal
+        if end.kept < 0.05 and end.kl > 2 * self.eps:
+            return f"collapsed: shut gates pass no gradient back ({self._where(end)}); start again, with a smaller lr."
         last, before = table.iloc[-tenth:].median(), table.iloc[-2 * tenth : -tenth].median()
-        where = f"KL {last.kl:.2g} nats for ε = {self.eps:g}, {last.kept:.0%} kept, α {last.alpha:.2g}"
-        if last.kept < 0.02 and last.kl > self.eps:
-            return f"collapsed: all gates are shut and pass no gradient back ({where}); start again, with a smaller lr."
+        where = self._where(last)
         if last.kl > 2 * self.eps:
             return f"violated: the masks change the prediction too much ({where}); train longer, with more room for α to grow."
         if last.kept > 0.95:
@@ -55,3 +55,6 @@ class History:
         if abs(last.kept - before.kept) > 0.02:
             return f"moving: the share kept still changes, from {before.kept:.0%} a tenth earlier ({where}); train longer."
         return f"settled: {where}."
+
+    def _where(self, row: pd.Series) -> str:
+        return f"KL {row.kl:.2g} nats for ε = {self.eps:g}, {row.kept:.0%} kept, α {row.alpha:.2g}"

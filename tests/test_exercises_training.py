@@ -45,6 +45,38 @@ def penalty(cost, violation, start, steps, rate):
     return x.detach(), 4 / 3
 
 
+def in_place(cost, violation, start, steps, rate):
+    x, alpha = start.requires_grad_(), 0.0
+    for _ in range(steps):
+        excess = violation(x)
+        (gradient,) = torch.autograd.grad(cost(x) + alpha * excess, x)
+        x.data -= rate * gradient
+        alpha = max(0.0, alpha + rate * excess.item())
+    return x.detach(), alpha
+
+
+def descending(cost, violation, start, steps, rate):
+    x, alpha = start.clone().requires_grad_(), 0.0
+    for _ in range(steps):
+        excess = violation(x)
+        (gradient,) = torch.autograd.grad(cost(x) + alpha * excess, x)
+        x.data -= rate * gradient
+        alpha = max(0.0, alpha - rate * excess.item())
+    return x.detach(), alpha
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(in_place, "a copy"), (descending, "does α rise")])
+def test_mistakes_in_the_minimum_are_named(wrong, words):
+    assert words in exercises.check_minimise(wrong).hint
+
+
+def test_clamped_violation_is_not_the_lagrangian():
+    def clamped(g, kl, a, e):
+        return log_open(g).sum(1).exp().mean() + a * (kl.mean() - e).clamp(min=0)
+
+    assert "below ε" in exercises.check_lagrangian(clamped).hint
+
+
 def test_descent_is_named():
     assert "descent" in exercises.check_ascend(descend).hint
 

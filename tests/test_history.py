@@ -20,6 +20,7 @@ SETTLED = np.r_[np.linspace(1, 0.3, STEPS // 2), np.full(STEPS // 2, 0.3)]
 ENDS = {
     "collapsed": history(9.4, 0.0),
     "collapsed late": history(np.r_[np.zeros(170), np.full(30, 9.4)], np.r_[np.full(170, 0.5), np.zeros(30)]),
+    "collapsed just now": history(np.r_[np.zeros(194), np.full(6, 9.4)], np.r_[np.full(194, 0.5), np.full(6, 0.03)]),
     "violated": history(0.5, 0.4),
     "idle": history(0.01, 0.99),
     "moving": history(0.05, FALLING),

@@ -51,6 +51,8 @@ def check_lagrangian(lagrangian: Callable[..., Tensor]) -> None:
         if torch.isclose(found, kept - 2.0 * excess, atol=1e-5):
             raise Wrong("the price has the wrong sign: a violated constraint must make the Lagrangian larger")
     expect(found, kept + 2.0 * excess, "for random logits, α = 2 and ε = 0.1")
+    slack = lagrangian(logits, torch.zeros(3), 2.0, 0.1)
+    expect(slack, kept - 0.2, "where KL is 0, below ε, so that the second term is negative,")
     free = logits.clone().requires_grad_()
     value = lagrangian(free, kl, 0.0, 0.1)
     if not value.requires_grad:
@@ -69,8 +71,15 @@ def check_minimise(minimise: Callable[..., tuple[Tensor, float]]) -> None:
          [0.0, 0.0], [1.0, 2.0], 4.0),
         ("minimise x² where x ≤ 5 is no hindrance", lambda x: x.square().sum(), lambda x: x.sum() - 5, [4.0], [0.0], 0.0),
     )  # fmt: skip
+    begin = torch.tensor([1.0, 1.0])
+    first, _ = minimise(cases[0][1], cases[0][2], begin, 1, 0.05)
+    if not torch.equal(begin, torch.ones(2)):
+        raise Wrong("it changed `start` itself; work on a copy")
+    expect(first.detach(), torch.tensor([0.9, 0.8]), "after one step from (1, 1) with α = 0, that is along −∇cost alone,")
     for where, cost, violation, start, wanted, price in cases:
         x, alpha = minimise(cost, violation, torch.tensor(start), 2000, 0.05)
+        if float(violation(x)) > 0.1:
+            raise Wrong(f"asked to {where}, it ends outside what is allowed: does α rise while the constraint is violated?")
         expect(x.detach(), torch.tensor(wanted), f"asked to {where},", 1e-2)
         if not abs(float(alpha) - price) < 1e-2:
             raise Wrong(f"asked to {where}, α should end at {price:.3g}, but it is {float(alpha):.3g}")
