@@ -24,6 +24,7 @@ class Position:
     kl: float  # KL(p(x) ‖ p(masked x)) in nats
     same: bool  # the ViT gives the same answer as of the whole image
     rival: int  # how many patches DiffMask kept
+    rival_kl: float  # the KL of its mask in nats
     rival_same: bool  # whether its mask keeps the answer
     helped: bool  # DiffMask's mask was shown since the board was last cleared or filled
 
@@ -39,6 +40,11 @@ class Position:
     @property
     def won(self) -> bool:
         return self.same and self.kept < self.par
+
+    @property
+    def close(self) -> bool:
+        """The second level: a win whose probabilities are no further from those of the whole image than DiffMask's are."""
+        return self.won and self.kl <= self.rival_kl
 
 
 class Game:
@@ -79,7 +85,7 @@ class Game:
         check = self.explainer.verify(self.images[i : i + 1], self.keep[None], before[None])
         position = Position(
             self.keep.clone(), before, check.logits[0], check.kl.item(), bool(check.agree),
-            int(rival.sum()), bool(self.check.agree[i]), self.helped,
+            int(rival.sum()), self.check.kl[i].item(), bool(self.check.agree[i]), self.helped,
         )  # fmt: skip
         if position.won and not position.helped:
             self.best[i] = min(position.kept, self.best.get(i, position.kept))
@@ -97,7 +103,9 @@ def verdict(position: Position, answer: str, now: str) -> str:
     if position.won and position.helped:
         return f"Still “{answer}” with {kept} patches; {theirs}. But you started from its mask: clear the board and try alone."
     if position.won:
-        return f"You win: still “{answer}” with {kept} patches. {theirs}. How low can you go?"
+        level = "reached" if position.close else f"not yet ({position.kl:.2f})"
+        level = f"Level 2, a KL no larger than its {position.rival_kl:.2f}: {level}."
+        return f"You win: still “{answer}” with {kept} patches. {theirs}. {level}"
     return f"Still “{answer}” with {kept} patches. {theirs}."
 
 

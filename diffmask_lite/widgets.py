@@ -158,11 +158,15 @@ def beat_the_mask(explainer: Any, images: Any, pictures: Any, names: Sequence[st
     for button, move in zip(commands, moves.values(), strict=True):
         button.on_click(act(move))
     fixed = {"flex": "0 0 auto", "overflow": "visible", "margin": "0 24px 8px 0"}  # a narrow page wraps, never shrinks it
-    columns = ipywidgets.Layout(grid_template_columns=f"repeat({w}, {side}px)", grid_gap="1px", **fixed)
+    columns = ipywidgets.Layout(grid_template_columns=f"20px repeat({w}, {side}px)", grid_gap="1px", **fixed)
+    middle = ipywidgets.Layout(display="flex", justify_content="center", align_self="center", margin="0")
+    places = [ipywidgets.Label(str(n or ""), layout=middle) for n in range(w + 1)]  # a corner, and the columns' numbers
+    for row in range(h):
+        places += [ipywidgets.Label(str(row + 1), layout=middle), *patches[row * w : (row + 1) * w]]
     beside = {"flex": "1 1 300px", "min_width": "300px", "overflow": "visible"}
     words = ipywidgets.VBox([score, ipywidgets.HBox(commands, layout={"flex_flow": "row wrap"}), look], layout=beside)
     show()
-    box = ipywidgets.HBox([ipywidgets.GridBox(patches, layout=columns), words], layout={"flex_flow": "row wrap"})
+    box = ipywidgets.HBox([ipywidgets.GridBox(places, layout=columns), words], layout={"flex_flow": "row wrap"})
     return box.add_class(kind)
 
 

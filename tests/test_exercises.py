@@ -101,3 +101,89 @@ def test_wrong_answer_fails_with_a_hint(notebook, exercise, wrong):
     result = check(exercise, WRONG[wrong](define(notebook, exercise, exercise.solution)))
     assert result.status == "failed"
     assert result.hint
+
+
+# ---- Notebook 04: wrong answers of the kinds that readers give -------------------------------------------------------
+
+
+def spread(mask, tall, wide):
+    return mask.repeat_interleave(tall, 0).repeat_interleave(wide, 1)[..., None]
+
+
+def blend(picture, mask):
+    z = spread(mask, picture.shape[0] // mask.shape[0], picture.shape[1] // mask.shape[1])
+    return z * picture + (1 - z) * 0.5
+
+
+def blend_bilinear(picture, mask):
+    z = torch.nn.functional.interpolate(mask[None, None], size=picture.shape[:2], mode="bilinear")[0, 0, ..., None]
+    return z * picture + (1 - z) * 0.5
+
+
+def blend_tiled(picture, mask):
+    z = mask.repeat(picture.shape[0] // mask.shape[0], picture.shape[1] // mask.shape[1])[..., None]
+    return z * picture + (1 - z) * 0.5
+
+
+BLENDS = {
+    "black instead of grey": (
+        lambda p, m: spread(m, 2, 2) * p,
+        "leaves grey: the patch in row 1, column 1",
+    ),
+    "stretched": (lambda p, m: blend(p, (m - m.min()) / (m.max() - m.min()).clamp(min=1e-9)), "changes nothing: the patch"),
+    "smoothed": (blend_bilinear, "each with one value of its own: the patch in row 1, column 1"),
+    "tiled": (blend_tiled, "each with one value of its own: the patch in row 1, column 1"),
+    "grey scale": (lambda p, m: blend(p, m)[..., 0], "the shape should be (4, 6, 3)"),
+    "kept alone": (lambda p, m: [], "should return a tensor"),
+}
+
+
+@pytest.mark.parametrize(("answer", "words"), BLENDS.values(), ids=BLENDS)
+def test_the_blend_hint_names_one_patch_and_no_nested_lists(answer, words):
+    said = exercises.check_blend(answer)
+    assert said.status == "failed" and words in said.hint
+    assert "[[" not in said.hint and len(said.hint) < 260
+
+
+def grow(cost, n, m, alone=False):
+    keep = torch.zeros(n, dtype=torch.bool)
+    for _ in range(m):
+        left = (~keep).nonzero().flatten()
+        trials = keep.repeat(len(left), 1)
+        trials[torch.arange(len(left)), left] = True
+        costs = torch.cat([cost(trial[None]) for trial in trials]) if alone else cost(trials)
+        keep = trials[costs.argmin()]
+    return keep
+
+
+def shrink(cost, n, m):
+    keep = torch.ones(n, dtype=torch.bool)
+    while keep.sum() > m:
+        left = keep.nonzero().flatten()
+        trials = keep.repeat(len(left), 1)
+        trials[torch.arange(len(left)), left] = False
+        keep = trials[cost(trials).argmin()]
+    return keep
+
+
+def best_alone(cost, n, m):
+    return torch.zeros(n).bool().index_fill(0, cost(torch.eye(n).bool()).argsort()[:m], True)
+
+
+GROWS = {
+    "shrinks": (shrink, "do not start from all"),
+    "one trial a call": (lambda cost, n, m: grow(cost, n, m, alone=True), "called 9 times"),
+    "the best of the first round": (best_alone, "once patch 1 is kept"),
+    "a guess": (lambda cost, n, m: torch.isin(torch.arange(n), torch.tensor([1, 3, 2, 4, 0])[:m]), "never called"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "words"), GROWS.values(), ids=GROWS)
+def test_the_grow_checker_refuses_what_costs_more_or_is_not_greedy(answer, words):
+    said = exercises.check_grow(answer)
+    assert said.status == "failed" and words in said.hint
+
+
+def test_right_blends_and_grows_pass():
+    assert exercises.check_blend(blend).status == "passed"
+    assert exercises.check_grow(grow).status == "passed"

@@ -14,9 +14,9 @@ IMAGES, CELLS = FRESH.images[SOME], FRESH.cells[SOME]
 COUNTS = [f"{n} blue" for n in range(10)]
 
 
-def position(kept=3, same=True, rival=5, rival_same=True, helped=False):
+def position(kept=3, same=True, rival=5, rival_same=True, helped=False, kl=0.1):
     keep = torch.arange(9).view(3, 3) < kept
-    return Position(keep, torch.zeros(10), torch.zeros(10), 0.1, same, rival, rival_same, helped)
+    return Position(keep, torch.zeros(10), torch.zeros(10), kl, same, rival, 0.3, rival_same, helped)
 
 
 def test_a_board_opens_with_every_patch_on_and_the_answer_kept():
@@ -64,6 +64,7 @@ def test_what_the_board_says_is_what_verify_says():
     board.show_diffmask()
     seen, check = board.look(), EXPLAINER.verify(IMAGES[2:], board.result.keep[2:])
     assert seen.kl == pytest.approx(check.kl.item(), abs=1e-5)
+    assert seen.rival_kl == pytest.approx(seen.kl, abs=1e-5)
     assert seen.kept == seen.rival == int(CELLS[2].sum())
     assert seen.helped and not seen.won
 
@@ -96,6 +97,21 @@ def test_verdict(state, won, words):
     assert state.won == won
     assert words in verdict(state, "cat", "dog")
     assert ("dog" in verdict(state, "cat", "dog")) == (not state.same)
+
+
+@pytest.mark.parametrize(
+    ("state", "close", "words"),
+    [
+        (position(4, kl=0.3), True, "no larger than its 0.30: reached"),  # as large is no larger
+        (position(4, kl=0.31), False, "no larger than its 0.30: not yet (0.31)"),
+        (position(5, kl=0.0), False, "Still"),  # no win, so no second level either
+        (position(4, kl=0.0, same=False), False, "lost"),
+    ],
+)
+def test_the_second_level_asks_for_a_kl_no_larger_than_diffmasks(state, close, words):
+    assert state.close == close
+    assert words in verdict(state, "cat", "dog")
+    assert ("Level 2" in verdict(state, "cat", "dog")) == state.won
 
 
 def test_a_record_needs_a_win_without_help_and_only_falls(monkeypatch):
@@ -136,7 +152,8 @@ def parts(box):
     """The patches, the commands by name, the words and the style of a board."""
     board, side = box.children
     score, commands, style = side.children
-    return board.children, {b.description: b for b in commands.children}, score, style
+    patches = [child for child in board.children if "patch" in child._dom_classes]
+    return patches, {b.description: b for b in commands.children}, score, style
 
 
 def view(names=COUNTS):
@@ -165,6 +182,16 @@ def test_clicks_reach_the_game_and_the_words():
     before = style.value
     commands["Next image"].click()
     assert style.value != before and off(patches) == []
+
+
+def test_rows_and_columns_are_numbered_along_the_edges():
+    board = view().children[0].children
+    assert len(board) == 16 and [place.value for place in board[:4]] == ["", "1", "2", "3"]
+    for row in (1, 2, 3):
+        label, *patches = board[4 * row : 4 * row + 4]
+        assert label.value == str(row)
+        for column, patch in enumerate(patches, 1):
+            assert patch.tooltip.startswith(f"row {row}, column {column}:")
 
 
 def test_a_patch_off_is_grey_even_without_our_style():

@@ -121,7 +121,7 @@ def test_ways_to_draw_keeps_one_colour_scale_and_draws_edges_in_the_honest_colum
         )
     assert [ax.collections[0].get_linewidth()[0] > 0 for ax in panels] == [True, False, False, False]
     low, high = RESULT.mask[0].min(), RESULT.mask[0].max()
-    assert panels[3].get_title() == f"min–max: {low:.2f} … {high:.2f}"
+    assert panels[3].get_title() == f"min–max: {low:.2f} … {high:.2f}\n(not on the bar's scale)"
 
 
 def test_depths_draw_products_and_outline_what_each_keeps():
@@ -145,6 +145,8 @@ def test_seed_masks_draw_each_mask_in_its_place():
     for got, wanted in zip(drawn, [*masks["one"], *masks["two"]], strict=True):
         assert np.allclose(got, wanted)
     assert np.allclose(figure.axes[1].images[-1].get_array(), PICTURES[1])
+    counts = [f"{(mask > 0.5).sum()} kept" for mask in [*masks["one"], *masks["two"]]]
+    assert [ax.get_title() for ax in figure.axes[2:6]] == counts
 
 
 def test_gallery_marks_a_changed_answer_by_colour_frame_and_sign():
@@ -171,6 +173,10 @@ def test_board_says_what_the_position_is():
     figure = plots.board(PICTURES[0], place(), NAMES, most=2)
     left, right = figure.axes
     assert left.get_title() == "5 of 16 patches; DiffMask kept 7"
+    for ticks in (left.get_xticklabels(), left.get_yticklabels()):
+        assert [t.get_text() for t in ticks] == ["1", "2", "3", "4"]
+    side = PICTURES[0].shape[0]
+    assert np.allclose(left.get_yticks(), (np.arange(4) + 0.5) * side / 4)  # the middle of each patch
     assert [t.get_text() for t in right.get_yticklabels()] == ["cat", "airplane"]  # the likeliest of either
     p = torch.stack([place().before, place().after]).softmax(-1)
     widths = [bar.get_width() for bar in right.patches]
@@ -184,5 +190,6 @@ def test_race_draws_the_path_against_patches_kept():
     x, y = lines["greedy"].get_data()
     assert x[0] == 12 and x[-1] == 1 and np.allclose(y, KL[:-1])
     assert lines["DiffMask"].get_data()[0] == 7
+    assert {(ax.get_yscale(), *ax.get_ylim()) for ax in figure.axes} == {("log", 1e-3, 6.0)}  # one for all panels
     least = (12 - np.arange(13))[KL <= 0.2].min()
     assert f"cat: DiffMask 7 patches with KL 0.20, greedy {least} with no more" in plots.alt_text(figure)

@@ -33,16 +33,26 @@ def check_agreement(agreement: Callable[[Tensor, Tensor], Tensor]) -> None:
 def check_blend(blend: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Check `blend(picture, mask)`: picture (H, W, 3), mask (h, w) → mask · picture + (1 − mask) · grey, patch by patch."""
     picture = torch.rand(4, 6, 3, generator=torch.Generator().manual_seed(0))
-    expect(blend(picture, torch.ones(2, 3)), picture, "for a mask of ones, which changes nothing,")
-    expect(blend(picture, torch.zeros(2, 3)), torch.full_like(picture, 0.5), "for a mask of zeros, which leaves grey,")
-    faint = blend(picture, torch.full((2, 3), 0.25))
-    expect(faint, 0.25 * picture + 0.375, "for a mask of ¼ everywhere (is it stretched to its own range?)")
-    mask = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.25, 0.0]])
-    wanted = torch.empty_like(picture)
-    for y in range(4):
-        for x in range(6):
-            wanted[y, x] = mask[y // 2, x // 2] * picture[y, x] + (1 - mask[y // 2, x // 2]) * 0.5
-    expect(blend(picture, mask), wanted, "for six patches of 2 × 2 pixels, each with one value of its own,")
+    masks = {
+        "a mask of ones, which changes nothing": torch.ones(2, 3),
+        "a mask of zeros, which leaves grey": torch.zeros(2, 3),
+        "a mask of ¼ everywhere (is it stretched to its own range?)": torch.full((2, 3), 0.25),
+        "patches of 2 × 2 pixels, each with one value of its own": torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.25, 0.0]]),
+    }
+    for name, mask in masks.items():
+        found = blend(picture, mask)
+        if not isinstance(found, Tensor) or found.shape != picture.shape or found.dtype == torch.bool:
+            expect(found, picture, f"for {name},")
+        for y, x in ((y, x) for y in range(2) for x in range(3)):
+            patch = slice(2 * y, 2 * y + 2), slice(2 * x, 2 * x + 2)
+            z, got = mask[y, x], found[patch]
+            wanted = z * picture[patch] + (1 - z) * 0.5
+            if not torch.allclose(got.double(), wanted.double(), atol=1e-5):
+                raise Wrong(
+                    f"for {name}: the patch in row {y + 1}, column {x + 1}, whose mask is {z:.2f}, should have values from "
+                    f"{wanted.min():.2f} to {wanted.max():.2f}, but has {got.min():.2f} to {got.max():.2f}, and one is off by "
+                    f"{(got - wanted).abs().max():.2f}"
+                )
 
 
 @checker
@@ -56,7 +66,20 @@ def check_grow(grow: Callable[[Callable[[Tensor], Tensor], int, int], Tensor]) -
     def pair(keep: Tensor) -> Tensor:  # patch 4 is worth most, but only once patch 1 is there
         return alone(keep) - 5 * (keep[:, 1] & keep[:, 4])
 
+    calls = []
+
+    def counted(keep: Tensor) -> Tensor:
+        calls.append(keep.clone())
+        return alone(keep)
+
     expect(grow(alone, 5, 0), torch.zeros(5).bool(), "for m = 0")
-    expect(grow(alone, 5, 2), torch.tensor([0, 1, 0, 1, 0]).bool(), "for m = 2 and patches worth 0, 3, 1, 2 and ½")
+    expect(grow(counted, 5, 2), torch.tensor([0, 1, 0, 1, 0]).bool(), "for m = 2 and patches worth 0, 3, 1, 2 and ½")
+    if not calls:
+        raise Wrong("`cost` was never called; it is the only thing that knows which patch is best")
+    most = max(int(keep.sum(-1).max()) for keep in calls)
+    if most > 2:
+        raise Wrong(f"for m = 2, a set of {most} patches was tried: start from none and add, do not start from all and shrink")
+    if len(calls) > 2:
+        raise Wrong(f"for m = 2, `cost` was called {len(calls)} times: call it once a round, with all trials as one batch")
     expect(grow(alone, 5, 5), torch.ones(5).bool(), "for m = 5 of 5")
     expect(grow(pair, 5, 2), torch.tensor([0, 1, 0, 0, 1]).bool(), "where patch 4 is worth more once patch 1 is kept")

@@ -64,7 +64,7 @@ def ways_to_draw(picture: Any, masks: Mapping[str, Any]) -> Drawing:
     picture = as_picture(picture)
     height, width = picture.shape[:2]
     side = (WIDTH - 1.4) / len(WAYS)
-    figure, axes = new_figure((side * height / width + 0.45) * len(masks), len(masks), len(WAYS))
+    figure, axes = new_figure((side * height / width + 0.6) * len(masks), len(masks), len(WAYS))
     words = []
     for line, (name, mask) in zip(axes, masks.items(), strict=True):
         mask = as_array(mask).astype(float)
@@ -72,10 +72,10 @@ def ways_to_draw(picture: Any, masks: Mapping[str, Any]) -> Drawing:
             fine = height * 4, width * 4  # finer than the picture, or a smooth map would show the picture's pixels
             spread = smoothed(mask, *fine, way)
             image = overlay(ax, picture, mask if way == WAYS[0] else spread, heat=True, edge=0.5 if way == WAYS[0] else 0)
-            ax.set_title(way if way != "min–max" else f"{way}: {mask.min():.2f} … {mask.max():.2f}")
+            ax.set_title(way if way != "min–max" else f"{way}: {mask.min():.2f} … {mask.max():.2f}\n(not on the bar's scale)")
         line[0].set_ylabel(wrap(name, side))
         words.append(f"{name}: values from {mask.min():.2f} to {mask.max():.2f}")
-    colourbar(figure, image, axes)
+    colourbar(figure, image, axes)  # of the first three columns
     return described(figure, f"Each mask drawn {', '.join(WAYS)}. {'; '.join(words)}.")
 
 
@@ -105,17 +105,18 @@ def depths(picture: Any, products: Any, checks: Any) -> Drawing:
 
 @in_house_style
 def seed_masks(pictures: Any, masks: Mapping[str, Any]) -> Drawing:
-    """Draw pictures and, under them, the soft masks (B, h, w) that several explainers of one ViT give, one row an explainer."""
+    """Draw pictures and, under them, the soft masks (B, h, w) of several explainers, one row each; kept: above ½."""
     across = len(pictures)
     side = min((WIDTH - 1.6) / across, 1.2)
     tall = side * as_picture(pictures[0]).shape[0] / as_picture(pictures[0]).shape[1]
-    figure, axes = new_figure((tall + 0.08) * (len(masks) + 1), len(masks) + 1, across, width=side * across + 1.6)
+    figure, axes = new_figure((tall + 0.28) * (len(masks) + 1), len(masks) + 1, across, width=side * across + 1.6)
     for ax, picture in zip(axes[0], pictures, strict=True):
         ax.imshow(as_picture(picture), interpolation="nearest")
         bare(ax)
     for line, (name, mask) in zip(axes[1:], masks.items(), strict=True):
         for ax, picture, one in zip(line, pictures, as_array(mask), strict=True):
             image = overlay(ax, picture, one, heat=True, edge=min(0.5, 2 / len(one)))
+            ax.set_title(f"{(one > 0.5).sum()} kept", fontsize=11, pad=2)
         line[0].set_ylabel(wrap(name, tall))
     colourbar(figure, image, axes)
     means = "; ".join(f"{name}: {', '.join(f'{m.mean():.2f}' for m in as_array(mask))}" for name, mask in masks.items())
@@ -177,6 +178,10 @@ def board(picture: Any, position: Any, names: Sequence[str], words: str = "", mo
     left, right = axes[0]
     overlay(left, picture, keep)
     left.set_title(f"{keep.sum()} of {keep.size} patches; DiffMask kept {position.rival}")
+    (height, width), (h, w) = picture.shape[:2], keep.shape
+    left.set(xticks=(np.arange(w) + 0.5) * width / w, xticklabels=np.arange(w) + 1, xlabel="column")
+    left.set(yticks=(np.arange(h) + 0.5) * height / h, yticklabels=np.arange(h) + 1, ylabel="row")
+    left.tick_params(length=0, labelsize=11)
     places = np.arange(len(order))
     for shift, p, colour, label in ((-0.2, pair[0], BLUE, "whole image"), (0.2, pair[1], ORANGE, "patches left")):
         bars = right.barh(places + shift, p[order], height=0.38, color=colour, label=label)
@@ -200,8 +205,10 @@ def race(greedy: Mapping[str, Any], rivals: Mapping[str, tuple[int, float]], cha
     """Draw KL against patches kept, one panel an image: the greedy path, DiffMask's mask, and the median of random sets.
 
     greedy: name -> KL with N, N − 1, …, 0 patches; rivals: name -> (patches kept, KL); chance: name -> {patches kept: KL}.
+    All panels share one logarithmic axis from 0.001 nats upwards; a line that falls below it leaves through the bottom.
     """
     figure, axes = new_figure(3.4, 1, len(greedy))
+    highest = max(max(as_array(kl).max(), *chance[name].values(), rivals[name][1]) for name, kl in greedy.items())
     words = []
     for ax, (name, kl) in zip(axes.flat, greedy.items(), strict=True):
         kl, (kept, theirs) = as_array(kl), rivals[name]
@@ -209,8 +216,9 @@ def race(greedy: Mapping[str, Any], rivals: Mapping[str, tuple[int, float]], cha
         ax.plot(list(chance[name]), list(chance[name].values()), "--", color="0.35", linewidth=2, label="random, median")
         ax.plot(sizes[:-1], kl[:-1], color=GREEN, linewidth=2.5, label="greedy")
         ax.plot(kept, theirs, "*", color=VERMILION, markersize=18, markeredgecolor="black", label="DiffMask")
-        ax.set(title=name, xlabel="patches kept", xlim=(0, len(kl) - 1), ylim=(0, None))
+        ax.set(title=name, xlabel="patches kept", xlim=(0, len(kl) - 1), yscale="log", ylim=(1e-3, 2 * highest))
         ax.tick_params(labelsize=11)
+        ax.label_outer()
         least = sizes[kl <= theirs].min()
         words.append(f"{name}: DiffMask {kept} patches with KL {theirs:.2f}, greedy {least} with no more")
     axes[0, 0].set_ylabel("KL (nats)")
