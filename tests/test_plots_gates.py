@@ -118,3 +118,17 @@ def test_noise_draws_shares_and_samples():
     curves = figure.axes[0].lines
     assert all(curve.get_ydata().max() == 1 for curve in curves)
     assert [[bar.get_width() for bar in bars] for bars in figure.axes[1].containers] == [[3, 1], [1000, 2]]
+
+
+def test_noise_says_no_more_than_two_digits_and_what_the_bars_are():
+    figure = plots.gate_noise(X / 100, {"p": X, "q": 1 / X}, {"one": {"p": 2391, "q": 34.56}, "two": {"p": 1.04, "q": 998}})
+    right = figure.axes[1]
+    assert {words.get_text() for words in right.texts} == {"2,400", "35", "1", "1,000"}
+    assert [entry.get_text() for entry in right.get_legend().get_texts()] == ["p", "q"]
+    assert "greatest for p at z = 1, q at z = 0.01" in plots.alt_text(figure)
+
+
+def test_a_panel_may_have_a_logarithmic_axis_of_its_own():
+    figure = plots.line_panels(X, {"a": {"": X}, "b": {"": X}}, "x", log={"a": "y"})
+    assert [ax.get_yscale() for ax in figure.axes] == ["log", "linear"]
+    assert [ax.get_xscale() for ax in figure.axes] == ["linear", "linear"]

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from ..gates import LEFT, RIGHT, TEMPERATURE
 from .verdict import Wrong, checker, expect
 
+AN_AXIS = "t needs an axis of its own: logits[..., None]"
+AT_ONE = "for r = 1 the formula divides by r − 1 = 0: what does the logarithm tend to, and what σ of it?"
+
 
 @checker
 def check_log_kept(log_kept: Callable[[Tensor], Tensor]) -> None:
@@ -43,10 +46,14 @@ def check_masses(masses: Callable[..., tuple[Tensor, Tensor]]) -> None:
     ):
         z = _stretched(logits, temperature, left, right)
         wanted = [(z <= 0).double().mean(-1), (z >= 1).double().mean(-1)]
-        shut, full = _pair(masses(logits, temperature, left, right))
-        if isinstance(shut, Tensor) and shut.shape == logits.shape and torch.allclose(shut.double(), 1 - wanted[0], atol=1e-3):
+        shut, full = _pair(_masses_of(masses, logits, temperature, left, right))
+        if _close(shut, wanted[1], 1e-3) and _close(full, wanted[0], 1e-3):
+            raise Wrong("these two are swapped: P(z = 0) comes first, then P(z = 1)")
+        if _close(shut, 1 - wanted[0], 1e-3):
             raise Wrong("the first number should be P(z = 0), and that is P(z > 0)")
         expect(shut, wanted[0], f"with {name} P(z = 0):", 1e-3)
+        if right == 1 and isinstance(full, Tensor) and not full.isfinite().all():
+            raise Wrong(AT_ONE)
         expect(full, wanted[1], f"with {name} P(z = 1):", 1e-3)
 
 
@@ -55,7 +62,9 @@ def check_mean_gate(mean_gate: Callable[[Tensor], Tensor]) -> None:
     """Check `mean_gate(logits)` → E[z] at temperature 0.2 and stretch (−0.2, 1), shaped as the logits."""
     logits = torch.tensor([-4.0, -1.0, 0.0, 2.0, 5.0])
     stretched = _stretched(logits, TEMPERATURE, LEFT, RIGHT)
-    found, wanted = mean_gate(logits), stretched.clamp(0, 1).mean(-1)
+    found, wanted = _mean_of(mean_gate, logits), stretched.clamp(0, 1).mean(-1)
+    if isinstance(found, Tensor) and found.shape != wanted.shape:
+        raise Wrong(AN_AXIS + f"; the answer should have shape {tuple(wanted.shape)}, but it has {tuple(found.shape)}")
     if isinstance(found, Tensor) and found.shape == wanted.shape:
         if torch.allclose(found.double(), stretched.mean(-1), atol=2e-3):
             raise Wrong("that is the mean before cutting off at 0: negative values count as 0")
@@ -71,6 +80,30 @@ def _stretched(logits: Tensor, temperature: float, left: float, right: float) ->
     s = torch.sigmoid((logits.double()[..., None] + torch.logit(u)) / temperature)
     # Doubles close to 1 round to it, and a stretch that ends at 1 never gets there.
     return (s * (right - left) + left).where(s < 1, torch.tensor(right if right > 1 else 1 - 1e-15, dtype=torch.float64))
+
+
+def _masses_of(masses: Callable, logits: Tensor, temperature: float, left: float, right: float) -> Any:
+    """The reader's answer; where r = 1 makes it stop, in words that lead on."""
+    try:
+        return masses(logits, temperature, left, right)
+    except (ZeroDivisionError, ValueError) as error:  # (1 − l) / 0, or math.log(0)
+        if right == 1:
+            raise Wrong(AT_ONE) from error
+        raise
+
+
+def _mean_of(mean_gate: Callable[[Tensor], Tensor], logits: Tensor) -> Any:
+    """The reader's answer; where logits and t do not fit beside each other, in words that lead on."""
+    try:
+        return mean_gate(logits)
+    except RuntimeError as error:
+        if "must match the size" in str(error):
+            raise Wrong(AN_AXIS) from error
+        raise
+
+
+def _close(found: Any, wanted: Tensor, tolerance: float) -> bool:
+    return isinstance(found, Tensor) and found.shape == wanted.shape and torch.allclose(found.double(), wanted, atol=tolerance)
 
 
 def _pair(found: Any) -> tuple[Any, Any]:

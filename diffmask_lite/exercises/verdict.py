@@ -63,4 +63,14 @@ def expect(found: Any, wanted: Tensor, where: str, tolerance: float = 1e-5) -> N
         if not torch.equal(found, wanted):
             raise Wrong(f"{where} it should be {wanted.tolist()}, but it is {found.tolist()}")
     elif not torch.allclose(found.double(), wanted.double(), atol=tolerance):
-        raise Wrong(f"{where} it should be {wanted.tolist()}, but it is {found.tolist()}")
+        exact = wanted.tolist(), found.tolist()
+        short = _shortened(exact[0]), _shortened(exact[1])
+        should, is_now = short if short[0] != short[1] else exact
+        raise Wrong(f"{where} it should be {should}, but it is {is_now}")
+
+
+def _shortened(numbers: Any) -> Any:
+    """Numbers, in lists or not, to four significant digits; whole numbers as they are."""
+    if isinstance(numbers, list):
+        return [_shortened(part) for part in numbers]
+    return float(f"{numbers:.4g}") if isinstance(numbers, float) and abs(numbers) < 1e4 else numbers

@@ -113,14 +113,14 @@ def line_panels(
     x: Any,
     panels: Mapping[str, Mapping[str, Any]],
     xlabel: str,
-    log: str = "",
+    log: str | Mapping[str, str] = "",
     marks: bool = True,
     lines: Mapping[str, float] | None = None,
 ) -> Drawing:
     """Draw curves over one x, a panel for each entry of `panels`: y label -> {curve's name: values}.
 
-    log: "x", "y" or "xy", the axes that are logarithmic. marks: whether each point has a marker. lines: y label -> the height
-    of a dotted reference line in that panel.
+    log: "x", "y" or "xy", the axes that are logarithmic, for all panels or as y label -> axes. marks: whether each point has a
+    marker. lines: y label -> the height of a dotted reference line in that panel.
     """
     x = as_array(x)
     figure, axes = new_figure(3.3, 1, len(panels))
@@ -136,7 +136,7 @@ def line_panels(
             ax.axhline(lines[label], color="black", linestyle=(0, (1, 2)), linewidth=1.5)
         ax.set(xlabel=xlabel, ylabel=label)
         for axis, name in ((ax.xaxis, "x"), (ax.yaxis, "y")):
-            if name in log:
+            if name in (log if isinstance(log, str) else log.get(label, "")):
                 getattr(ax, f"set_{name}scale")("log")
                 axis.set_major_formatter("{x:g}")
         if len(curves) > 1 and not shared:
@@ -152,7 +152,7 @@ def line_panels(
 def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[str, float]]) -> Drawing:
     """Draw why an estimate is noisy: the KL along one gate z, and beside it how many samples each estimator needs.
 
-    slopes: ViT -> KL at each z, drawn as a share of its greatest; needed: estimator -> {ViT: samples}.
+    slopes: ViT -> KL at each z, drawn as a share of its greatest; needed: estimator -> {ViT: samples}, to two digits.
     """
     z, names = as_array(z), list(slopes)
     figure, axes = new_figure(3.4, 1, 2)
@@ -167,12 +167,19 @@ def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[s
     for i, (name, (colour, _, _)) in enumerate(zip(names, LOOKS, strict=False)):
         values = [float(row[name]) for row in needed.values()]
         bars = right.barh(places + (i - (len(names) - 1) / 2) * tall, values, height=tall * 0.92, color=colour, label=name)
-        right.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=11)
+        right.bar_label(bars, [_two_digits(value) for value in values], padding=3, fontsize=11)
     most = max(float(value) for row in needed.values() for value in row.values())
     right.set(yticks=places, yticklabels=list(needed), xscale="log", xlabel="samples until signal = noise", xlim=(1, most * 8))
     right.invert_yaxis()
-    words = "; ".join(f"{k}: " + ", ".join(f"{n} {v:,.0f}" for n, v in row.items()) for k, row in needed.items())
-    return described(figure, f"Left: the KL falls as one gate opens, for {', '.join(names)}. Right, samples needed. {words}.")
+    right.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(names), borderaxespad=0.1)
+    words = "; ".join(f"{k}: " + ", ".join(f"{n} {_two_digits(v)}" for n, v in row.items()) for k, row in needed.items())
+    tops = ", ".join(f"{name} at z = {z[as_array(kl).argmax()]:.2g}" for name, kl in slopes.items())
+    return described(figure, f"Left: the KL as one gate opens; it is greatest for {tops}. Right, samples needed. {words}.")
+
+
+def _two_digits(value: float) -> str:
+    """A positive number to two significant digits, as in 2,400: more would promise what an estimate cannot keep."""
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def _check(temperature: float, left: float, right: float) -> None:
