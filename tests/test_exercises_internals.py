@@ -32,9 +32,45 @@ def attend(scale=True, hide="before"):
     return attention
 
 
+def masked(rows=False, inverted=False, fill=float("-inf")):
+    def attention(q, k, v, keep):
+        hidden = keep if inverted else ~keep
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        hidden = hidden[:, None, :, None] if rows else hidden[:, None, None, :]
+        return scores.masked_fill(hidden, fill).softmax(-1) @ v
+
+    return attention
+
+
+def inverted_but_if_all_are_kept(q, k, v, keep):
+    return masked(inverted=not keep.all())(q, k, v, keep)
+
+
 def over_the_queries(q, k, v, keep):
     scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
     return scores.masked_fill(~keep[:, None, None, :], float("-inf")).softmax(-2) @ v
+
+
+def unpatchify_mirrored(patches, grid):
+    B, _, C, p, q = patches.shape
+    h, w = grid
+    return patches.reshape(B, h, w, C, p, q).flip(2).permute(0, 3, 1, 4, 2, 5).reshape(B, C, h * p, w * q)
+
+
+def from_the_output(model, images):
+    with see.explicit_attention(model):
+        maps = []
+        handles = [b.attn.attn_drop.register_forward_hook(lambda _m, _a, out: maps.append(out)) for b in model.blocks]
+        try:
+            model(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return torch.stack(maps, dim=1)
+
+
+def leaves_eval_mode(model, images):
+    return see.attention_maps(model.eval(), images)
 
 
 def read_attention(fused=True, restore=True, clean=True, safely=True):
@@ -71,20 +107,29 @@ def swallow(model, images):
 
 
 WRONG = {
-    "columns first": (exercises.check_unpatchify, unpatchify_columns_first, "wrong places"),
-    "reshape alone": (exercises.check_unpatchify, unpatchify_by_reshape, "wrong places"),
+    "columns first": (exercises.check_unpatchify, unpatchify_columns_first, "column by column"),
+    "reshape alone": (exercises.check_unpatchify, unpatchify_by_reshape, "reshape alone"),
+    "mirrored": (exercises.check_unpatchify, unpatchify_mirrored, "right before p"),
     "pixels changed": (exercises.check_unpatchify, lambda x, g: unpatchify_by_reshape(x, g) * 0, "other pixels"),
     "no root of d": (exercises.check_attention, attend(scale=False), "√d"),
     "nothing hidden": (exercises.check_attention, attend(hide="never"), "with some tokens hidden"),
     "hidden after the softmax": (exercises.check_attention, attend(hide="after"), "sum to 1"),
     "scores of zero": (exercises.check_attention, attend(hide="zero"), "−∞"),
-    "softmax over queries": (exercises.check_attention, over_the_queries, "with every token kept"),
+    "softmax over queries": (exercises.check_attention, over_the_queries, "runs over the queries"),
+    "queries masked": (exercises.check_attention, masked(rows=True), "mask the keys"),
+    "keep inverted": (exercises.check_attention, masked(inverted=True), "wrong way round"),
+    "keep inverted, −10⁹": (exercises.check_attention, masked(inverted=True, fill=-1e9), "wrong way round"),
+    "keep inverted, some": (exercises.check_attention, inverted_but_if_all_are_kept, "others seen"),
+    "nan by chance": (exercises.check_attention, lambda q, k, v, keep: attend()(q, k, v, keep).log(), "are nan"),
+    "doubled": (exercises.check_attention, lambda q, k, v, keep: 2 * attend()(q, k, v, keep), "one is off by"),
     "hides nothing, built in": (
         exercises.check_attention,
         lambda q, k, v, keep: F.scaled_dot_product_attention(q, k, v),
         "with some tokens hidden",
     ),
-    "fused": (exercises.check_read_attention, read_attention(fused=False), "should be"),
+    "fused": (exercises.check_read_attention, read_attention(fused=False), "only 1 of 3 blocks"),
+    "output of dropout": (exercises.check_read_attention, from_the_output, "take its input"),
+    "eval mode left": (exercises.check_read_attention, leaves_eval_mode, "another mode"),
     "flags not put back": (exercises.check_read_attention, read_attention(restore=False), "fused_attn"),
     "hooks left": (exercises.check_read_attention, read_attention(clean=False), "hook was left"),
     "hooks left after an error": (exercises.check_read_attention, read_attention(safely=False), "failed a hook"),
@@ -98,12 +143,14 @@ WRONG = {
 def test_a_plausible_mistake_is_named(check, answer, hint):
     verdict = check(answer)
     assert verdict.status == "failed" and hint in verdict.hint
+    assert "[[" not in verdict.hint  # a sentence, not tables of numbers
 
 
 @pytest.mark.parametrize(
     ("check", "answer"),
     [
         (exercises.check_attention, attend()),
+        (exercises.check_attention, masked(fill=-1e9)),
         (exercises.check_read_attention, read_attention()),
         (exercises.check_read_attention, see.attention_maps),
     ],

@@ -76,7 +76,9 @@ def test_attention_of_all_heads_is_on_one_scale_with_its_sum():
     for ax, wanted in zip(drawn, maps.flatten(0, 1), strict=True):
         assert np.array_equal(ax.images[0].get_array(), wanted)
         assert ax.images[0].get_clim() == (0, float(maps.max()))
-    assert [ax.get_title() for ax in drawn[4:]] == ["head 1: 1.00", "head 2: 1.00", "head 3: 0.50", "head 4: 1.00"]
+    assert [ax.get_title() for ax in drawn[4:]] == [
+        f"head {i}\nsum {s}" for i, s in enumerate(("1.00", "1.00", "0.50", "1.00"), 1)
+    ]
     with pytest.raises(ValueError, match="rows"):
         plots.attention_heads(PICTURE, maps, ["block 1"])
 

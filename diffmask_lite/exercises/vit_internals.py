@@ -22,9 +22,20 @@ def check_unpatchify(unpatchify: Callable[[Tensor, tuple[int, int]], Tensor]) ->
         found = unpatchify(torch.stack(patches, dim=1), (h, w))
         where = f"for a {h} × {w} grid of patches of {p} × {q} pixels"
         if isinstance(found, Tensor) and found.shape == images.shape and not torch.equal(found, images):
-            same = sorted(found.flatten().tolist()) == sorted(images.flatten().tolist())
-            raise Wrong(f"{where} {'the right pixels stand in the wrong places' if same else 'other pixels come out'}")
+            raise Wrong(f"{where} {_misplaced(found, torch.stack(patches, dim=1), (h, w))}")
         expect(found, images, where)
+
+
+def _misplaced(found: Tensor, patches: Tensor, grid: tuple[int, int]) -> str:
+    (B, _, C, p, q), (h, w) = patches.shape, grid
+    if sorted(found.flatten().tolist()) != sorted(patches.flatten().tolist()):
+        return "other pixels come out than went in"
+    places = "the right pixels stand in the wrong places: "
+    if torch.equal(found, patches.reshape(B, w, h, C, p, q).permute(0, 3, 2, 4, 1, 5).reshape(found.shape)):
+        return places + "the patches are laid out column by column, but they come row by row"
+    if torch.equal(found, patches.reshape(found.shape)):
+        return places + "a reshape alone keeps the order of the numbers, so `permute` the axes before it"
+    return places + "after `permute`, h should stand right before p, and w right before q"
 
 
 @checker
@@ -37,7 +48,12 @@ def check_attention(attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor
     found = attention(q, k, v, everything)
     if _like(found, F.scaled_dot_product_attention(q, k, v, scale=1.0)):
         raise Wrong("the scores are not divided by √d")
-    expect(found, wanted, "with every token kept")
+    if _like(found, (q @ k.transpose(-2, -1) / 2).softmax(-2) @ v):
+        raise Wrong("the softmax runs over the queries: the weights of one query sum to 1 over the keys, the last axis")
+    # all hidden where all should be kept: rows of nan, of zeros (PyTorch's own) or, with a large number for −∞, of the mean
+    if _hollow(found, wanted) or _like(found, v.mean(2, keepdim=True).expand_as(v)):
+        raise Wrong("with every token kept nothing is seen: `keep` is the wrong way round, True is a token that stays")
+    _expect_close(found, wanted, "with every token kept")
     keep = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 1]]).bool()
     wanted = torch.stack([F.scaled_dot_product_attention(q[i], k[i, :, m], v[i, :, m]) for i, m in enumerate(keep)])
     found = attention(q, k, v, keep)
@@ -47,7 +63,13 @@ def check_attention(attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor
     scores = (q @ k.transpose(-2, -1) / 2) * keep[:, None, None]
     if _like(found, scores.softmax(-1) @ v):
         raise Wrong("a score of 0 still gets weight, for exp(0) = 1: the score of a hidden token is −∞")
-    expect(found, wanted, "with some tokens hidden", 1e-4)
+    if _like(found, torch.stack([F.scaled_dot_product_attention(q[i], k[i, :, ~m], v[i, :, ~m]) for i, m in enumerate(keep)])):
+        raise Wrong("the tokens to keep are hidden, and the others seen: `keep` is True for a token that stays")
+    if isinstance(found, Tensor) and found.shape == wanted.shape:
+        rows = found.transpose(1, 2)[~keep]  # of the hidden tokens, which ask like all others
+        if _hollow(rows, rows):
+            raise Wrong("the rows of hidden tokens are nan or 0: mask the keys (last axis), not the queries")
+    _expect_close(found, wanted, "with some tokens hidden", 1e-4)
 
 
 @checker
@@ -62,7 +84,10 @@ def check_read_attention(read: Callable[[nn.Module, Tensor], Tensor]) -> None:
         found = read(vit, images)
         if not torch.is_tensor(found) or not found.numel():
             raise Wrong("no maps came back; fused attention never forms them, so switch `fused_attn` off in every block")
-        expect(found, wanted, f"for {name} with {vit.num_prefix_tokens} prefix token(s)")
+        if found.shape[2:] == wanted.shape[2:] and found.shape[1] < len(vit.blocks):
+            others = "the others probably still use fused attention (trap 2)"
+            raise Wrong(f"only {found.shape[1]} of {len(vit.blocks)} blocks reported their maps: {others}")
+        _expect_close(found, wanted, f"for {name} with {vit.num_prefix_tokens} prefix token(s)")
         _expect_untouched(vit, before, "after it returned")
         vit.blocks[2].mlp.register_forward_pre_hook(_break)
         before = _traces(vit)
@@ -73,6 +98,24 @@ def check_read_attention(read: Callable[[nn.Module, Tensor], Tensor]) -> None:
         else:
             raise Wrong("an error in the ViT's forward pass should reach the caller")
         _expect_untouched(vit, before, "after a forward pass that failed")
+    _check_in_training(read)
+
+
+def _check_in_training(read: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    """Dropout makes later blocks random, so compare the first, which comes before it, and sum the rows of the others."""
+    vit = _small("vit_tiny_patch16_224", attn_drop_rate=0.5)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = see.attention_maps(vit, images)
+    before = _traces(vit.train())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = read(vit, images)
+    sums = found.sum(-1)
+    if not _like(found[:, 0], wanted[:, 0]) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        raise Wrong(
+            "in training mode the maps have holes: the output of `attn_drop` has gone through dropout, so take its input"
+        )
+    _expect_untouched(vit, before, "in training mode, after it returned,")
 
 
 class _Broken(RuntimeError):
@@ -107,9 +150,28 @@ def _expect_untouched(vit: nn.Module, before: list[tuple], when: str) -> None:
         if new[1:3] != old[1:3]:
             raise Wrong(f"{when} a hook was left on `{new[0]}`: remove it in a `finally`")
     for old, new in pairs:
-        if new[3:] != old[3:]:
-            raise Wrong(f"{when} `{new[0]}` has another `fused_attn` or mode than before: note each one, and put it back")
+        if new[3] != old[3]:
+            raise Wrong(f"{when} `{new[0]}` has another `fused_attn` than before: note each one, and put it back")
+        if new[4] != old[4]:
+            raise Wrong(f"{when} `{new[0] or 'the ViT'}` has another mode (training or eval) than before: put it back")
 
 
 def _like(found: object, wrong: Tensor) -> bool:
     return isinstance(found, Tensor) and found.shape == wrong.shape and torch.allclose(found, wrong, atol=1e-5)
+
+
+def _hollow(found: object, like: Tensor) -> bool:
+    """Whether every number is nan or 0, as PyTorch fills a row in which nothing is seen."""
+    return isinstance(found, Tensor) and found.shape == like.shape and not found.nan_to_num(0).any()
+
+
+def _expect_close(found: object, wanted: Tensor, where: str, tolerance: float = 1e-5) -> None:
+    """`expect`, but in a sentence: nobody reads lists of a hundred numbers."""
+    if isinstance(found, Tensor) and found.shape == wanted.shape:
+        if found.isnan().any():
+            raise Wrong(f"{where} some numbers are nan: a softmax over nothing but −∞ makes them")
+        if not torch.allclose(found, wanted, atol=tolerance):
+            gap = (found - wanted).abs().max().item()
+            raise Wrong(f"{where} the shape is right but the numbers are not: one is off by {gap:.2g}")
+    else:
+        expect(found, wanted, where, tolerance)

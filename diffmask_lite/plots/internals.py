@@ -96,7 +96,7 @@ def attention_heads(picture: Any, maps: Any, rows: Sequence[str]) -> Drawing:
     heads, grid, high = maps.shape[1], maps.shape[2:], float(maps.max())
     norm = PowerNorm(0.5, 0, high)
     side = min((WIDTH - 1.6) / (heads + 1), 2)
-    size = (side * grid[0] / grid[1] + 0.35) * len(rows), side * (heads + 1) + 1.6
+    size = (side * grid[0] / grid[1] + 0.5) * len(rows), side * (heads + 1) + 1.6
     figure, axes = new_figure(size[0], len(rows), heads + 1, width=size[1])
     figure.get_layout_engine().set(w_pad=0.08)
     words = []
@@ -106,7 +106,7 @@ def attention_heads(picture: Any, maps: Any, rows: Sequence[str]) -> Drawing:
         bare(line[0])
         for head, (ax, attention) in enumerate(zip(line[1:], row, strict=True), start=1):
             image = ax.imshow(attention, cmap=MAP, norm=norm, extent=(0, grid[1], grid[0], 0))
-            ax.set_title(f"head {head}: {attention.sum():.2f}")
+            ax.set_title(f"head {head}\nsum {attention.sum():.2f}")
             _edges(ax, grid)
             bare(ax)
             words.append(f"{name}, head {head}: {attention.sum():.2f} on patches, at most {attention.max():.2f} on one")
