@@ -27,9 +27,13 @@ def folder() -> Path:
     return packed if packed.is_dir() else Path(__file__).parents[1] / "data"
 
 
-def pretrained(name: str, root: str | os.PathLike | None = None) -> tuple[nn.Module, DiffMask]:
+def pretrained(
+    name: str, root: str | os.PathLike | None = None, *, plain: bool = False, seed: int = 0
+) -> tuple[nn.Module, DiffMask]:
     """Return (vit, explainer) trained on "grid" or "cifar10", on the CPU and in eval mode.
 
+    plain: gates as published, with one output for all classes, and never asked to rank; the grid's always are. seed: of the
+        gates' training; there are 0, 1 and 2 for CIFAR-10, and 0 for the grid.
     root: a folder with the files and a manifest, by default the one that comes with the package.
     Raises `FileNotFoundError` or `ValueError` naming the file and the command that makes it, where it is missing or altered.
     """
@@ -37,7 +41,13 @@ def pretrained(name: str, root: str | os.PathLike | None = None) -> tuple[nn.Mod
         raise ValueError(f"There are no weights {name!r}; there are {', '.join(NAMES)}.")
     root = Path(root or folder())
     vit = load_vit(_checked(root, f"{name}_vit.safetensors"), name)
-    return vit, DiffMask.load(_checked(root, f"{name}_gates.safetensors"), vit).eval()
+    kind = "plain_gates" if plain and name != "grid" else "gates"
+    return vit, DiffMask.load(_checked(root, gates_file(name, kind, seed)), vit).eval()
+
+
+def gates_file(name: str, kind: str = "gates", seed: int = 0) -> str:
+    """Return the name of a file of gates; kind: "gates" or "plain_gates"."""
+    return f"{name}_{kind}{f'_{seed}' if seed else ''}.safetensors"
 
 
 def load_vit(path: str | os.PathLike, name: str) -> nn.Module:
