@@ -32,7 +32,7 @@ REMOVALS = ("drop", "mean", "noise")
 
 DRAWS = 5  # random maps
 STRONGEST = 3  # other methods whose top patches are compared with DiffMask's masks
-PROBED = 50  # images on which weights are randomised: every method is asked anew at each stage
+PROBED = 32  # images on which weights are randomised: every method is asked anew at each stage
 BATCH = 50  # images a method is given at once
 
 
@@ -54,10 +54,10 @@ class Task:
         return [DiffMask.load(path, self.vit).eval() for path in self.gates]
 
     @cached_property
-    def said(self) -> Tensor:
-        """The class that the ViT predicts for each image, (n,)."""
+    def logits(self) -> Tensor:
+        """What the ViT says of the whole images, (n, classes)."""
         with torch.no_grad():
-            return torch.cat([predict(self.vit, part) for part in self.images.split(BATCH)]).argmax(1)
+            return torch.cat([predict(self.vit, part) for part in self.images.split(BATCH)])
 
 
 def prepare(
@@ -186,7 +186,7 @@ class Comparison:
         def evaluate() -> dict[str, pd.DataFrame]:
             found = faithfulness.evaluate(
                 self.task.vit, self.task.images, {method: self.maps(method)}, removal, explainer=self._explainer(removal),
-                steps=self.steps, seed=self.seed, progress=False,
+                steps=self.steps, seed=self.seed, logits=self.task.logits, progress=False,
             )  # fmt: skip
             by_point = found.curves.groupby(["method", "removal", "order", "share"], sort=False)["p"]
             return {
@@ -221,7 +221,7 @@ class Comparison:
             chosen = self.equal_size(method)
             found = faithfulness.mask_scores(
                 self.task.vit, self.task.images, {method: chosen.flatten(0, 1)}, removal,
-                explainer=self._explainer(removal), seed=self.seed,
+                explainer=self._explainer(removal), seed=self.seed, logits=self.task.logits,
             )  # fmt: skip
             found["seed"] //= chosen.shape[1]
             keys = [column for column in found if column != "value"]
@@ -235,7 +235,7 @@ class Comparison:
         def probe() -> dict[str, pd.DataFrame]:
             tables = []
             for s, masks in enumerate(self.equal_size(method)[:, 0]):
-                found = faithfulness.label_leak(masks.float(), self.task.said, seed=self.seed)
+                found = faithfulness.label_leak(masks.float(), self.task.logits.argmax(1), seed=self.seed)
                 tables.append(found.rename_axis("what").reset_index().assign(seed=s))
             return {"probes": self._probe("label leak", method, tables, len(self.task.images))}
 
@@ -243,7 +243,7 @@ class Comparison:
 
     def randomised(self, method: str) -> pd.DataFrame:
         """Return how maps correlate (Spearman) with those of the trained ViT, as weights are forgotten from the head down."""
-        images, said = self.task.images[:PROBED], self.task.said[:PROBED]
+        images, said = self.task.images[:PROBED], self.task.logits[:PROBED].argmax(1)
 
         def maps_of(s: int) -> Callable[[nn.Module], Tensor]:
             if method == DIFFMASK:  # the same gates, reading another ViT's hidden states

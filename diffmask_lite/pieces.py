@@ -78,15 +78,14 @@ def _file(name: str) -> str:
     return name.replace(", ", ".").replace(" ", "_")
 
 
-def commit() -> str:
-    """Return the hash of the commit that the package is at, with "-dirty" if its files differ from it, or "unknown"."""
-    here = Path(__file__).parent
+def commit(file: Path = Path(__file__)) -> str:
+    """Return the commit that a file is at, with "-dirty" if anything in its folder differs from it, or "unknown"."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=file.parent, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # else this is an installed copy inside somebody's repository
+        git("ls-files", "--error-unmatch", file.name)  # else this is an installed copy inside somebody's repository
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return "unknown"

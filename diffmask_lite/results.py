@@ -85,8 +85,8 @@ def text(table: pd.DataFrame) -> str:
 
 
 def read(file: str | os.PathLike) -> pd.DataFrame:
-    """Read what `text` made: the same numbers to the last bit."""
-    table = pd.read_csv(file, float_precision="round_trip")
+    """Read what `text` made."""
+    table = pd.read_csv(file)
     return table.astype({"seed": "Int64"}) if "seed" in table and table["seed"].isna().any() else table
 
 
