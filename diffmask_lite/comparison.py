@@ -119,17 +119,24 @@ class Comparison:
             "versions": versions(),
         }  # fmt: skip
         self.pieces = Pieces(pieces, self.run, report)
-        self.maps = lru_cache(maxsize=None)(self._maps)
+        self.maps = lru_cache(maxsize=None)(self._maps)  # a method's maps, (S, n, h, w): S seeds of gates, random draws, or 1
 
     def measure(self) -> dict[str, pd.DataFrame]:
         """Return the wide tables that `results.save` takes."""
-        for method in self.methods:
+        methods, removals = self.methods, self.removals
+        asked = [method for method in methods if method not in BASELINES and BLUR not in method]  # who looks at the ViT
+        known = [] if self.task.truth is None else methods
+        drawn = sorted({DIFFMASK, "random", *(method.removeprefix(BLUR) for method in methods)})
+        rivals = min(STRONGEST, len(set(asked) - {DIFFMASK}))
+        pieces = [len(drawn), len(removals) * (len(methods) + rivals + 2), rivals + 1, len(asked), len(known)]
+        self.pieces.total = sum(pieces)
+
+        for method in drawn:
             self.maps(method)
-        curves = [self.curves(method, removal) for removal in self.removals for method in self.methods]
-        masks = [self.masks(method, removal) for removal in self.removals for method in self.compared]
+        curves = [self.curves(method, removal) for removal in removals for method in methods]
+        masks = [self.masks(method, removal) for removal in removals for method in self.compared]
         probes = [self.label_leak(method) for method in self.compared if method not in BASELINES]
-        probes += [self.randomised(method) for method in self.methods if method not in BASELINES and BLUR not in method]
-        probes += [] if self.task.truth is None else [self.truth(method) for method in self.methods]
+        probes += [self.randomised(method) for method in asked] + [self.truth(method) for method in known]
         return {
             "scores": self._with_source([tables["scores"] for tables in curves]),
             "curves": self._with_source([tables["curves"] for tables in curves]),
@@ -152,7 +159,6 @@ class Comparison:
         }
 
     def _maps(self, method: str) -> Tensor:
-        """Return the maps of a method, (S, n, h, w), S being seeds of gates, random draws, or 1."""
         if method.startswith(BLUR):
             return torch.stack([attribution.blurred(maps) for maps in self.maps(method.removeprefix(BLUR))])
         if method == DIFFMASK:
