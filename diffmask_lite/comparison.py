@@ -153,7 +153,7 @@ class Comparison:
             "methods": self.methods,
             "removals": self.removals,
             "random draws": DRAWS,
-            "images with weights randomised": min(PROBED, len(self.task.images)),
+            "images with weights randomised": self.task.index[self.probed].tolist(),
             "masks compared with": self.compared[1:],
             "notes": [] if self.own_placeholder or "placeholder" in self.removals else [note],
         }
@@ -247,9 +247,15 @@ class Comparison:
 
         return self.pieces.tables(f"label leak, {method}", probe)["probes"]
 
+    @property
+    def probed(self) -> Tensor:
+        """Which images: spread over all of them, since a test set may be sorted by class."""
+        n = len(self.task.images)
+        return torch.linspace(0, n - 1, min(PROBED, n)).round().long()
+
     def randomised(self, method: str) -> pd.DataFrame:
         """Return how maps correlate (Spearman) with those of the trained ViT, as weights are forgotten from the head down."""
-        images, said = self.task.images[:PROBED], self.task.logits[:PROBED].argmax(1)
+        images, said = self.task.images[self.probed], self.task.logits[self.probed].argmax(1)
 
         def maps_of(s: int) -> Callable[[nn.Module], Tensor]:
             if method == DIFFMASK:  # the same gates, reading another ViT's hidden states

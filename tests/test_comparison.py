@@ -177,6 +177,11 @@ def test_probes_say_what_they_should(found, task):
     assert truth.query("method == 'diffmask' and what == 'iou'")["mean"].item() == pytest.approx(iou, abs=6e-5)
 
 
+def test_weights_are_forgotten_on_images_of_all_kinds(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "PROBED", 4)
+    assert Comparison(task, pieces=tmp_path).probed.tolist() == [0, 4, 7, 11]
+
+
 def test_the_sidecar_says_how_to_make_it_again(found, gates):
     about = found.about
     assert about["command"].startswith(f"python -m diffmask_lite evaluate grid --images {IMAGES} --steps {STEPS} --seed 0")
