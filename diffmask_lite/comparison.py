@@ -242,8 +242,8 @@ class Comparison:
             tables = []
             for s, masks in enumerate(self.equal_size(method)[:, 0]):
                 found = faithfulness.label_leak(masks.float(), self.task.logits.argmax(1), seed=self.seed)
-                tables.append(found.rename_axis("what").reset_index().assign(seed=s))
-            return {"probes": self._probe("label leak", method, tables, len(self.task.images))}
+                tables.append(found.rename_axis("metric").reset_index().assign(seed=s))
+            return {"probes": self._probe("label leak", method, tables)}
 
         return self.pieces.tables(f"label leak, {method}", probe)["probes"]
 
@@ -267,9 +267,8 @@ class Comparison:
             for s in range(len(self.task.gates) if method == DIFFMASK else 1):
                 found = faithfulness.weight_randomisation(self.task.vit, maps_of(s), seed=self.seed, progress=False)
                 found = found.rename(columns={"stage": "metric"}).assign(method=method, removal="", seed=s)
-                found = faithfulness.intervals(found, seed=self.seed).rename(columns={"metric": "what"})
-                tables.append(found[["what", "mean", "low", "high"]].assign(seed=s))
-            return {"probes": self._probe("weight randomisation", method, tables, len(images))}
+                tables.append(faithfulness.intervals(found, seed=self.seed).assign(seed=s))
+            return {"probes": self._probe("weight randomisation", method, tables).assign(n=len(images))}
 
         return self.pieces.tables(f"weight randomisation, {method}", probe)["probes"]
 
@@ -279,14 +278,13 @@ class Comparison:
         def score() -> dict[str, pd.DataFrame]:
             shown = [self.maps(method), *([self.explained["keep"]] if method == DIFFMASK else [])]
             tables = [faithfulness.truth_scores({method: maps}, self.task.truth, seed=self.seed) for maps in shown]
-            tables = [table.rename(columns={"metric": "what"}).assign(seed=pd.NA) for table in tables]
-            return {"probes": self._probe("truth", method, tables, len(self.task.images))}
+            return {"probes": self._probe("truth", method, [table.assign(seed=pd.NA) for table in tables])}
 
         return self.pieces.tables(f"truth, {method}", score)["probes"]
 
-    @staticmethod
-    def _probe(probe: str, method: str, tables: list[pd.DataFrame], n: int) -> pd.DataFrame:
-        table = pd.concat(tables, ignore_index=True).assign(probe=probe, method=method, n=n)
+    def _probe(self, probe: str, method: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
+        table = pd.concat(tables, ignore_index=True).rename(columns={"metric": "what"})
+        table = table.assign(probe=probe, method=method, n=len(self.task.images))
         return table[["probe", "method", "seed", "what", "mean", "low", "high", "n"]]
 
     def _explainer(self, removal: str) -> DiffMask | None:
