@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,11 +20,16 @@ from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
 from .faithfulness.curves import REMOVALS
 from .training import fit
+from .worth import by_worth
 
-# Settings of `fit` that made the shipped gates; all others are its defaults.
+# What made the shipped gates: options of `DiffMask` and settings of `fit`; all others are the defaults. "plain" gates are those
+# of the paper, mended: one output for all classes, and nothing that gives the order of the mask a meaning.
+CIFAR_FIT = {"steps": 1000, "eps": 0.2, "decay": True, "autocast": torch.bfloat16}
+RANKED = {"rank": 1.0, "ranking": partial(by_worth, removal="drop", pairs=8), "shallowest": 7, "steps": 500}
 GATES = {
-    "grid": {"steps": 800},
-    "cifar10": {"steps": 3000, "eps": 0.2, "decay": True, "autocast": torch.bfloat16},
+    "grid": ({}, {"steps": 800}),
+    "cifar10": ({"per_class": True, "hidden": 128}, CIFAR_FIT | RANKED),
+    "cifar10 plain": ({}, CIFAR_FIT),
 }
 
 
@@ -44,12 +50,13 @@ def train_gates(options: argparse.Namespace) -> None:
     train = ColourGrid(10_000, seed=1) if options.name == "grid" else CIFAR10("train", options.data)
     vit = weights.load_vit(options.vit or options.out / f"{options.name}_vit.safetensors", options.name)
     chosen = {key: getattr(options, key) for key in ("steps", "eps") if getattr(options, key) is not None}
-    settings = GATES[options.name] | chosen
-    explainer = DiffMask(vit, options.placeholder, seed=options.seed)
-    history = fit(explainer, train, seed=options.seed, checkpoint=_checkpoint(options, "gates"), **settings)
+    kind = "plain_gates" if options.plain and options.name == "cifar10" else "gates"  # the grid's are plain anyway
+    build, settings = GATES["cifar10 plain" if kind == "plain_gates" else options.name]
+    explainer = DiffMask(vit, options.placeholder, seed=options.seed, **build)
+    history = fit(explainer, train, seed=options.seed, checkpoint=_checkpoint(options, kind), **settings | chosen)
     if history.interrupted:
         raise KeyboardInterrupt
-    path = options.out / f"{options.name}_gates.safetensors"
+    path = options.out / weights.gates_file(options.name, kind, options.seed)
     explainer.save(path)
     samples = [test[i] for i in range(len(test))]
     images = torch.stack([sample[0] for sample in samples])
@@ -78,11 +85,11 @@ def _checkpoint(options: argparse.Namespace, part: str) -> Path:
 
 def _finish(path: Path, options: argparse.Namespace, scores: dict[str, float | int | str]) -> None:
     scores = {key: round(value, 4) if isinstance(value, float) else value for key, value in scores.items()}
-    weights.register(path, _command(options, ("seed", "steps", "eps", "placeholder")), options.seed, scores)
+    weights.register(path, _command(options, ("seed", "steps", "eps", "placeholder"), ("plain",)), options.seed, scores)
     print(f"{path}: {scores}")
 
 
-def _command(options: argparse.Namespace, keys: tuple[str, ...]) -> str:
+def _command(options: argparse.Namespace, keys: tuple[str, ...], switches: tuple[str, ...] = ()) -> str:
     """Return what to type to make the same again; without the folders, which differ from machine to machine."""
     words = ["python -m diffmask_lite", options.command, options.name]
     for key in keys:
@@ -90,7 +97,7 @@ def _command(options: argparse.Namespace, keys: tuple[str, ...]) -> str:
         if value is not None:
             parts = [getattr(part, "name", str(part)) for part in (value if isinstance(value, list) else [value])]
             words += [f"--{key}", *(f'"{part}"' if " " in part else part for part in parts)]
-    return " ".join(words)
+    return " ".join(words + [f"--{key}" for key in switches if getattr(options, key, False)])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,6 +123,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("mean", "zero", "learned"),
         default="mean",
         help="what stands for a removed patch (default: mean)",
+    )
+    gates.add_argument(
+        "--plain",
+        action="store_true",
+        help="gates as published, for comparison: one output for all classes, and no order (the grid's always are)",
     )
     vit.set_defaults(run=train_vit)
     gates.set_defaults(run=train_gates)

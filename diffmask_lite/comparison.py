@@ -81,7 +81,8 @@ def prepare(
     samples = [test[i] for i in index.tolist()]
     truth = torch.stack([sample[2] for sample in samples]) if len(samples[0]) > 2 else None
     vit_file = weights.checked(f"{name}_vit.safetensors", root)
-    files = [Path(path) for path in gates] if gates else weights.gate_files(name, root)
+    shipped = [weights.checked(weights.gates_file(name, seed=s), root) for s in weights.seeds_of(name, root=root)]
+    files = [Path(path) for path in gates or shipped]
     if not files:
         raise ValueError(f"There are no gates for {name!r}; make them with `python -m diffmask_lite train-gates {name}`.")
     vit = weights.load_vit(vit_file, name)

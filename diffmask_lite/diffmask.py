@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from . import vit as see
 from .checks import check_images
-from .gates import Gate, decide, log_open, normalise
+from .gates import Gate, decide, log_odds, log_open, normalise
 from .state import load_state, save_state
 
 PLACEHOLDERS = ("mean", "zero", "learned")
@@ -31,6 +31,7 @@ class Explanation:
     layers: Tensor  # float (B, L + 2, h, w): the gate of each hidden state on its own
     logits: Tensor  # (B, classes): the ViT's prediction on the whole image
     threshold: float
+    score: Tensor  # float (B, h, w): the mask's log-odds, for ranking: its order, without the ties that rounding to 1 makes
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class DiffMask(nn.Module):
         normalised patch; "zero": the zero vector; "learned": trained with the gates; or a tensor (D,) or (N, D).
     hidden: width of each gate's hidden layer, by default D / 8 (the authors: D / 4), so that gates cost little beside the
         ViT, but 48 where D < 192: with 16 hidden units the gates learn the colour grid more slowly.
+    per_class: whether each gate has an output for every class, mixed by the ViT's prediction; see `Gate`. The published gates
+        have one output for all.
     normalise: whether gates read normalised hidden states. False is the published form, kept for comparison; its gates
         tend to shut for good.
     seed: of the gates' first weights.
@@ -71,14 +74,17 @@ class DiffMask(nn.Module):
         hidden: int | None = None,
         normalise: bool = True,
         seed: int = 0,
+        *,
+        per_class: bool = False,
     ):
         super().__init__()
-        self.body = see.anatomy(vit, refresh=True)
+        self.body, self.per_class = see.anatomy(vit, refresh=True), per_class
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
         self.hidden, self.normalise = hidden or (48 if self.body.width < 192 else self.body.width // 8), normalise
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(seed)
-            self.gates = nn.ModuleList(Gate(self.body.width, self.hidden) for _ in range(self.body.states))
+            classes = self.body.classes if per_class else None
+            self.gates = nn.ModuleList(Gate(self.body.width, self.hidden, classes=classes) for _ in range(self.body.states))
         self.kind = placeholder if isinstance(placeholder, str) else "tensor"
         start = self._first_placeholder(placeholder)
         if self.kind == "learned":
@@ -116,14 +122,14 @@ class DiffMask(nn.Module):
         """
         check_images(images, self.body, self.vit)
         last = self.body.states - 1 if last is None else last
-        learning = torch.is_grad_enabled()
+        learning, ready = torch.is_grad_enabled(), normalise if self.normalise else Tensor.float
         looks: list[Tensor] = []
         embedding: list[Tensor] = []
 
         def gate(i: int, state: Tensor) -> None:
             if i > last:
                 return
-            state = normalise(state) if self.normalise else state.float()
+            state = ready(state)
             if i == 0:
                 embedding.append(state)
             with torch.set_grad_enabled(learning):
@@ -131,7 +137,8 @@ class DiffMask(nn.Module):
 
         with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate):
             prediction = self.vit(images)
-        return prediction, decide(self.gates[: last + 1], embedding[0], looks)
+        p = prediction.float().softmax(-1) if self.per_class else None
+        return prediction, decide(self.gates[: last + 1], embedding[0], looks, p)
 
     @torch.no_grad()
     def explain(self, images: Tensor, threshold: float = 0.5) -> Explanation:
@@ -145,8 +152,9 @@ class DiffMask(nn.Module):
         with torch.inference_mode():  # cheaper than no_grad, small operations above all
             prediction, logits = self.read(images)
         prediction, each = prediction.clone(), log_open(logits.clone())  # ordinary tensors again; each (B, L + 2, N)
-        mask = each.sum(1).exp().unflatten(1, self.body.grid)  # a patch stays only if every layer keeps it
-        return Explanation(mask, mask > threshold, each.exp().unflatten(2, self.body.grid), prediction, threshold)
+        log_mask = each.sum(1).unflatten(1, self.body.grid)  # a patch stays only if every layer keeps it
+        mask, layers = log_mask.exp(), each.exp().unflatten(2, self.body.grid)
+        return Explanation(mask, mask > threshold, layers, prediction, threshold, log_odds(log_mask))
 
     @torch.no_grad()
     def verify(self, images: Tensor, keep: Tensor, logits: Tensor | None = None, removal: str | Tensor | None = None) -> Check:
@@ -166,7 +174,7 @@ class DiffMask(nn.Module):
         """What a weights file must say besides numbers, so that it can only be loaded where it fits."""
         body = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.body).items()}
         return {"kind": "diffmask", "placeholder": self.kind, "hidden": self.hidden, "normalise": self.normalise,
-                "body": body, "vit": fingerprint(self.vit)}  # fmt: skip
+                "per_class": self.per_class, "body": body, "vit": fingerprint(self.vit)}  # fmt: skip
 
     def save(self, path: str | os.PathLike) -> None:
         """Write gates and placeholder as safetensors, replacing an older file in one step."""
@@ -182,7 +190,7 @@ class DiffMask(nn.Module):
         if config.get("kind") != "diffmask":
             raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
         placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
-        explainer = cls(vit, placeholder, config["hidden"], config["normalise"])
+        explainer = cls(vit, placeholder, config["hidden"], config["normalise"], per_class=config.get("per_class", False))
         mine = explainer.config()
         for key, value in mine["body"].items():
             if config["body"][key] != value:

@@ -41,6 +41,12 @@ def prob_open(logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     return log_open(logits, temperature).exp()
 
 
+def log_odds(log_p: Tensor) -> Tensor:
+    """Return log(p / (1 − p)) from log p ≤ 0, finite also where p rounds to 1: the same order as p, without ties near 1."""
+    log_p = log_p.clamp(max=-torch.finfo(log_p.dtype).tiny)
+    return log_p - torch.log(-torch.expm1(log_p))
+
+
 def normalise(state: Tensor) -> Tensor:
     """LayerNorm without weights over the last axis, in float32: (…, D) → (…, D) of mean 0 and variance 1."""
     return F.layer_norm(state.float(), state.shape[-1:])
@@ -51,32 +57,40 @@ class Gate(nn.Module):
 
     Give it hidden states that went through `normalise`. The hidden states of a trained ViT differ in scale from layer to layer
     and from patch to patch; as they are, a few large ones saturate the tanh, and the gates shut for good early in training.
+
+    classes: give the gate an output for each class, mixed by the probabilities p that the ViT predicts. A fur-like patch can
+    then be kept in what is taken for a cat and removed from what is taken for a truck, which one output can hardly say.
     """
 
-    def __init__(self, width: int, hidden: int, bias: float = 5.0):
+    def __init__(self, width: int, hidden: int, bias: float = 5.0, classes: int | None = None):
         super().__init__()
         self.first = nn.Linear(2 * width, hidden)
-        self.last = nn.Linear(hidden, 1)
+        self.last = nn.Linear(hidden, classes or 1)
         nn.init.constant_(self.last.bias, bias)  # start with every patch kept
 
-    def forward(self, embedding: Tensor, state: Tensor) -> Tensor:
-        """embedding h_0 and state h_i, both (B, N, D) → logits (B, N)."""
-        return self.last(torch.tanh(self.first(torch.cat([embedding, state], dim=-1)))).squeeze(-1)
+    def forward(self, embedding: Tensor, state: Tensor, p: Tensor | None = None) -> Tensor:
+        """embedding h_0 and state h_i, both (B, N, D), and p (B, classes) for a gate with classes → logits (B, N)."""
+        each = self.last(torch.tanh(self.first(torch.cat([embedding, state], dim=-1))))
+        return each.squeeze(-1) if p is None else (each * p[:, None]).sum(-1)
 
     def look(self, state: Tensor) -> Tensor:
         """Return W_i h_i + b, (B, N, hidden): all that a gate needs of h_i, which can then go. See `decide`."""
         return F.linear(state, self.first.weight[:, state.shape[-1] :], self.first.bias)
 
 
-def decide(gates: Sequence[Gate], embedding: Tensor, looks: Sequence[Tensor]) -> Tensor:
+def decide(gates: Sequence[Gate], embedding: Tensor, looks: Sequence[Tensor], p: Tensor | None = None) -> Tensor:
     """Return the logits (B, S, N) of S gates at once: what `forward` does gate by gate, in a few large steps.
 
-    embedding: h_0, (B, N, D); looks: `gate.look(h_i)` of each gate. first([h_0 ; h_i]) = W_0 h_0 + W_i h_i + b, and the W_0 of
-    all gates make one matrix.
+    embedding: h_0, (B, N, D); looks: `gate.look(h_i)` of each gate; p: (B, classes) for gates with classes.
+    first([h_0 ; h_i]) = W_0 h_0 + W_i h_i + b, and the W_0 of all gates make one matrix. To mix the outputs by p is to mix
+    their weights, so that an image has one weight vector a gate, however many classes there are.
     """
     w_0 = torch.cat([gate.first.weight[:, : embedding.shape[-1]] for gate in gates])  # (S · hidden, D)
     hidden = F.linear(embedding, w_0).unflatten(-1, (len(gates), -1))  # (B, N, S, hidden)
     hidden = torch.stack(list(looks), dim=2).add_(hidden).tanh_()
-    last = torch.cat([gate.last.weight for gate in gates])  # (S, hidden)
-    bias = torch.cat([gate.last.bias for gate in gates])
-    return ((hidden * last).sum(-1) + bias).transpose(1, 2)
+    last = torch.stack([gate.last.weight for gate in gates])  # (S, classes or 1, hidden)
+    bias = torch.stack([gate.last.bias for gate in gates])  # (S, classes or 1)
+    if p is None:
+        return ((hidden * last[:, 0]).sum(-1) + bias[:, 0]).transpose(1, 2)
+    mixed = torch.einsum("bc,sch->bsh", p, last)  # (B, S, hidden)
+    return torch.einsum("bnsh,bsh->bsn", hidden, mixed) + (p @ bias.T)[..., None]

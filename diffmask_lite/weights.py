@@ -28,23 +28,32 @@ def folder() -> Path:
     return packed if packed.is_dir() else Path(__file__).parents[1] / "data"
 
 
-def pretrained(name: str, root: str | os.PathLike | None = None) -> tuple[nn.Module, DiffMask]:
+def pretrained(
+    name: str, root: str | os.PathLike | None = None, *, plain: bool = False, seed: int = 0
+) -> tuple[nn.Module, DiffMask]:
     """Return (vit, explainer) trained on "grid" or "cifar10", on the CPU and in eval mode.
 
+    plain: gates as published, with one output for all classes, and never asked to rank; the grid's always are. seed: of the
+        gates' training; there are 0, 1 and 2 for CIFAR-10, and 0 for the grid.
     root: a folder with the files and a manifest, by default the one that comes with the package.
     Raises `FileNotFoundError` or `ValueError` naming the file and the command that makes it, where it is missing or altered.
     """
     if name not in NAMES:
         raise ValueError(f"There are no weights {name!r}; there are {', '.join(NAMES)}.")
     vit = load_vit(checked(f"{name}_vit.safetensors", root), name)
-    return vit, DiffMask.load(checked(f"{name}_gates.safetensors", root), vit).eval()
+    kind = "plain_gates" if plain and name != "grid" else "gates"
+    return vit, DiffMask.load(checked(gates_file(name, kind, seed), root), vit).eval()
 
 
-def gate_files(name: str, root: str | os.PathLike | None = None) -> list[Path]:
-    """Return the files with the gates of every seed, checked: "NAME_gates.safetensors", "NAME_gates_1.safetensors", …"""
-    found = {file: re.fullmatch(rf"{name}_gates(?:_(\d+))?\.safetensors", file) for file in manifest(root)}
-    seeds = {file: int(match[1] or 0) for file, match in found.items() if match}
-    return [checked(file, root) for file in sorted(seeds, key=seeds.get)]
+def gates_file(name: str, kind: str = "gates", seed: int = 0) -> str:
+    """Return the name of a file of gates; kind: "gates" or "plain_gates"."""
+    return f"{name}_{kind}{f'_{seed}' if seed else ''}.safetensors"
+
+
+def seeds_of(name: str, kind: str = "gates", root: str | os.PathLike | None = None) -> list[int]:
+    """Return the seeds of which the manifest has gates, ascending."""
+    found = (re.fullmatch(rf"{name}_{kind}(?:_(\d+))?\.safetensors", file) for file in manifest(root))
+    return sorted(int(match[1] or 0) for match in found if match)
 
 
 def load_vit(path: str | os.PathLike, name: str) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import nn
 from diffmask_lite import DiffMask
 from diffmask_lite import vit as see
 from diffmask_lite.diffmask import fingerprint, kl_divergence
-from diffmask_lite.gates import TEMPERATURE, normalise
+from diffmask_lite.gates import TEMPERATURE, normalise, prob_open
 from diffmask_lite.state import load_state, save_state
 from families import FAMILIES, assert_one_sentence, build, removal_of, shared, some_images, some_keep
 
@@ -196,7 +196,41 @@ def test_first_weights_follow_the_seed_and_leave_the_callers_random_numbers_alon
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-@pytest.mark.parametrize("options", [{}, {"placeholder": "learned", "normalise": False}, {"hidden": 5}])
+@every_family
+def test_gates_per_class_are_mixed_by_what_the_vit_predicts(family):
+    vit = shared(family)
+    explainer, images = loose(vit, per_class=True), some_images(vit, 2)
+    for gate in explainer.gates:
+        torch.nn.init.normal_(gate.last.bias)
+    states, p = [normalise(state) for state in see.hidden_states(vit, images)], vit(images).detach().softmax(-1)
+    layers = explainer.explain(images).layers
+    for i, gate in enumerate(explainer.gates):
+        assert gate.last.out_features == see.anatomy(vit).classes
+        wanted = prob_open(gate(states[0], states[i], p)).detach()
+        torch.testing.assert_close(layers[:, i].flatten(1), wanted, atol=1e-4, rtol=0)
+
+
+def test_the_score_has_the_order_of_the_mask():
+    vit = shared("vit")
+    result = loose(vit).explain(some_images(vit, 2))
+    torch.testing.assert_close(result.score.sigmoid(), result.mask, atol=1e-5, rtol=0)
+    sure = DiffMask(vit)
+    for gate in sure.gates:
+        gate.last.bias.data.fill_(30.0)
+    sure = sure.explain(some_images(vit, 2))
+    assert (sure.mask == 1).all() and sure.score.isfinite().all() and len(sure.score.unique()) > 16
+
+
+def test_files_from_before_gates_per_class_still_load(tmp_path):
+    vit = shared("vit")
+    explainer = loose(vit)
+    config = explainer.config()
+    assert config.pop("per_class") is False
+    save_state(tmp_path / "old", explainer.state_dict(), config)
+    assert DiffMask.load(tmp_path / "old", vit).config() == explainer.config()
+
+
+@pytest.mark.parametrize("options", [{}, {"placeholder": "learned", "normalise": False}, {"hidden": 5}, {"per_class": True}])
 def test_save_and_load_gives_the_same_explanations(tmp_path, options):
     vit = shared("vit")
     explainer = loose(vit, **options)

@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 
-from diffmask_lite.gates import LEFT, RIGHT, TEMPERATURE, Gate, decide, log_open, normalise, prob_open, sample, stretched
+from diffmask_lite.gates import (
+    LEFT,
+    RIGHT,
+    TEMPERATURE,
+    Gate,
+    decide,
+    log_odds,
+    log_open,
+    normalise,
+    prob_open,
+    sample,
+    stretched,
+)
 from diffmask_lite.state import stream
 
 LOGITS = [-4.0, -1.0, 0.0, 0.7, 2.0]
@@ -60,6 +72,32 @@ def test_deciding_at_once_equals_gate_by_gate_with_its_gradients():
     for found, right in zip(torch.autograd.grad((fast * weighing).sum(), weights), wanted, strict=True):
         torch.testing.assert_close(found, right)
     assert all(gate.last.bias.item() == 5 for gate in gates)
+
+
+def test_gates_with_classes_mix_their_outputs_by_the_prediction():
+    torch.manual_seed(0)
+    gates = [Gate(12, 8, classes=3) for _ in range(2)]
+    for gate in gates:
+        torch.nn.init.normal_(gate.last.bias)
+    h_0, states, p = torch.randn(4, 5, 12), torch.randn(2, 4, 5, 12), torch.rand(4, 3).softmax(1)
+    fast = decide(gates, h_0, [gate.look(state) for gate, state in zip(gates, states, strict=True)], p)
+    for i, gate in enumerate(gates):
+        for b in range(4):
+            for n in range(5):
+                outputs = gate.last(torch.tanh(gate.first(torch.cat([h_0[b, n], states[i, b, n]]))))  # one a class
+                wanted = sum(p[b, c] * outputs[c] for c in range(3))
+                torch.testing.assert_close(fast[b, i, n], wanted)
+                torch.testing.assert_close(gate(h_0, states[i], p)[b, n], wanted)
+
+
+def test_log_odds_rank_what_rounds_to_one():
+    odds = torch.tensor([-30.0, -3.0, 0.0, 3.0, 30.0], dtype=torch.float64)
+    torch.testing.assert_close(log_odds(torch.nn.functional.logsigmoid(odds)), odds, atol=1e-3, rtol=0)
+    log_p = torch.tensor([-1e-9, -1e-12, -1e-20, 0.0])
+    assert (log_p.exp() == 1).all()
+    found = log_odds(log_p)
+    assert found.isfinite().all() and (found.diff() > 1).all()
+    assert log_odds(torch.tensor(-200.0)).item() == pytest.approx(-200)
 
 
 def test_normalise_has_mean_zero_and_variance_one_for_each_patch():

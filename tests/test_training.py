@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from torch.utils.data import Dataset
 
 from diffmask_lite import PUBLISHED, DiffMask, fit
 from diffmask_lite import vit as see
+from diffmask_lite import worth as worth_module
 from diffmask_lite.datasets import ColourGrid
 from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
 from diffmask_lite.gates import TEMPERATURE
 from diffmask_lite.state import epoch_order, stream
 from diffmask_lite.weights import folder, load_vit
+from diffmask_lite.worth import by_worth, correlation, destroyed, top_m, worth
 from families import assert_one_sentence, build, shared, some_images
 
 QUICK = {"batch": 4, "progress": False}
@@ -96,6 +100,83 @@ def test_one_step_equals_the_formulas_written_out(images, sparsity):
     assert ((moved - wanted).abs() < 1e-5).float().mean() > 0.98 and wanted.abs().max() > 0.9 * lr
 
 
+@pytest.mark.parametrize("removal", ["drop", "placeholder"])
+def test_worth_is_what_kept_patches_add_over_removed_ones(images, removal):
+    """Patch by patch: half the mean probability where a patch was kept, less half that where it was removed."""
+    vit, target = shared("vit"), torch.tensor([1, 0, 2])
+    how = DiffMask(vit).placeholder if removal == "placeholder" else removal
+    found = worth(vit, images[:3], target, stream(0, "worth"), how, pairs=40)
+    draw, with_it, without = stream(0, "worth"), torch.zeros(3, 16), torch.zeros(3, 16)
+    for _ in range(40):
+        half = torch.rand(3, 16, generator=draw).argsort(1) < 8
+        for keep in (half, ~half):
+            p = see.predict(vit, images[:3], keep.view(3, 4, 4), how).softmax(1).detach()
+            for b in range(3):
+                for n in range(16):
+                    (with_it if keep[b, n] else without)[b, n] += p[b, target[b]] / 40  # each happens once in a pair
+    torch.testing.assert_close(found, (with_it - without) / 2, atol=1e-6, rtol=1e-4)
+    assert (found.std(1) > 0).all() and all(p.grad is None for p in vit.parameters())
+
+
+@pytest.mark.parametrize("term", [by_worth, partial(by_worth, removal="drop"), top_m, destroyed])
+def test_each_ranking_term_teaches_the_gates_and_leaves_the_vit_alone(images, term):
+    vit = build("vit")
+    before = {key: value.clone() for key, value in vit.state_dict().items()}
+    explainer = DiffMask(vit, per_class=True)
+    score = explainer.read(images[:4])[1].sum(1)
+    loss = term(vit, images[:4], vit(images[:4]).detach(), score, explainer.placeholder, stream(0, "term"))
+    gradients = torch.autograd.grad(loss, explainer.gates[-1].first.weight)
+    assert loss.ndim == 0 and gradients[0].abs().max() > 0
+    assert all(torch.equal(value, before[key]) for key, value in vit.state_dict().items())
+
+
+def test_top_m_keeps_the_best_and_takes_them_away():
+    """A score without doubt: then the m that were drawn are the m best, whatever the noise."""
+    vit, images, seen = shared("vit"), some_images(shared("vit"), 3), []
+    score = (torch.rand(3, 16, generator=stream(0)).argsort(1) * 1000.0).requires_grad_()
+
+    def watched(model, x, keep, removal):
+        seen.append(keep.detach())
+        return see.predict(model, x, keep, removal)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worth_module, "see", SimpleNamespace(predict=watched, anatomy=see.anatomy))
+        loss = top_m(vit, images, vit(images).detach(), score, DiffMask(vit).placeholder, stream(1))
+    alone, without = (keep.flatten(1) for keep in seen)
+    draw = stream(1)
+    torch.rand(3, 16, generator=draw)
+    m = torch.randint(1, 16, (3, 1), generator=draw)
+    best = score.argsort(1, descending=True).argsort(1) < m
+    assert torch.allclose(alone, best.float(), atol=1e-5) and torch.allclose(without, 1 - best.float(), atol=1e-5)
+    assert loss.requires_grad
+
+
+def test_correlation_agrees_with_torch():
+    a, b = torch.randn(3, 9), torch.randn(3, 9)
+    wanted = [torch.corrcoef(torch.stack([a[i], b[i]]))[0, 1] for i in range(3)]
+    torch.testing.assert_close(correlation(a, b), torch.stack(wanted))
+    assert correlation(a, torch.ones(3, 9)).tolist() == [0, 0, 0]
+
+
+def test_the_ranking_term_makes_the_order_follow_what_patches_are_worth(images):
+    """One image again and again, so that the mean of many looks is known."""
+    vit = shared("vit")
+    image = images[:1]
+    target = vit(image).argmax(1)
+    wanted = worth(vit, image, target, stream(5, "looks"), DiffMask(vit).placeholder, pairs=500)
+    agreement = {}
+    for rank in (0.0, 1.0):
+        explainer = DiffMask(vit, seed=2)
+        fit(explainer, image, 150, rank=rank, eps=50.0, lr=1e-2, shallowest=explainer.body.states - 1, **QUICK)
+        agreement[rank] = correlation(explainer.explain(image).score.flatten(1), wanted).item()
+    assert agreement[1.0] > 0.8 and agreement[1.0] > agreement[0.0] + 0.3
+
+
+def test_depths_are_drawn_from_the_shallowest_on(images):
+    history = fit(DiffMask(shared("vit")), images, 40, shallowest=2, **QUICK)
+    assert set(history.layer) == {2, 3, 4}
+
+
 def test_the_multiplier_ascends_where_the_constraint_is_broken_and_falls_to_0_where_it_is_kept(images):
     broken = fit(DiffMask(shared("vit")), images, 12, eps=1e-9, alpha=1.0, alpha_lr=0.3, **QUICK)
     kept = fit(DiffMask(shared("vit")), images, 12, eps=50.0, alpha=1.0, alpha_lr=0.3, alpha_bounds=(0.0, 1.5), **QUICK)
@@ -125,7 +206,7 @@ def test_a_learned_placeholder_learns_and_a_fixed_one_does_not(images):
         assert torch.equal(explainer.placeholder.detach(), before) != moves
 
 
-@pytest.mark.parametrize("recipe", [{}, PUBLISHED["fit"], {"decay": True}], ids=["default", "published", "decay"])
+@pytest.mark.parametrize("recipe", [{}, PUBLISHED["fit"], {"decay": True, "rank": 1.0}], ids=["default", "published", "ranks"])
 def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images, recipe):
     vit, options = shared("vit"), {**QUICK, **recipe, "warmup": 5, "every": 4}
     whole = DiffMask(vit, "learned")
@@ -287,6 +368,8 @@ class Items(Dataset):
         (Items(torch.zeros(3, 64, 64)), {"lr": -1}, "lr"),
         (Items(torch.zeros(3, 64, 64)), {"sparsity": "l1"}, "sparsity"),
         (Items(torch.zeros(3, 64, 64)), {"optimizer": "sgd"}, "optimizer"),
+        (Items(torch.zeros(3, 64, 64)), {"rank": -1}, "rank must be 0 or more"),
+        (Items(torch.zeros(3, 64, 64)), {"shallowest": 5}, "shallowest"),
     ],
 )
 def test_bad_input_gets_one_sentence(dataset, options, words):
