@@ -85,21 +85,19 @@ def _checkpoint(options: argparse.Namespace, part: str) -> Path:
 
 def _finish(path: Path, options: argparse.Namespace, scores: dict[str, float | int | str]) -> None:
     scores = {key: round(value, 4) if isinstance(value, float) else value for key, value in scores.items()}
-    weights.register(path, _command(options, ("seed", "steps", "eps", "placeholder", "plain")), options.seed, scores)
+    weights.register(path, _command(options, ("seed", "steps", "eps", "placeholder"), ("plain",)), options.seed, scores)
     print(f"{path}: {scores}")
 
 
-def _command(options: argparse.Namespace, keys: tuple[str, ...]) -> str:
+def _command(options: argparse.Namespace, keys: tuple[str, ...], switches: tuple[str, ...] = ()) -> str:
     """Return what to type to make the same again; without the folders, which differ from machine to machine."""
     words = ["python -m diffmask_lite", options.command, options.name]
     for key in keys:
         value = getattr(options, key, None)
-        if value is True:
-            words.append(f"--{key}")
-        elif value is not None and value is not False:
+        if value is not None:
             parts = [getattr(part, "name", str(part)) for part in (value if isinstance(value, list) else [value])]
             words += [f"--{key}", *(f'"{part}"' if " " in part else part for part in parts)]
-    return " ".join(words)
+    return " ".join(words + [f"--{key}" for key in switches if getattr(options, key, False)])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -81,7 +81,8 @@ def prepare(
     samples = [test[i] for i in index.tolist()]
     truth = torch.stack([sample[2] for sample in samples]) if len(samples[0]) > 2 else None
     vit_file = weights.checked(f"{name}_vit.safetensors", root)
-    files = [Path(path) for path in gates] if gates else weights.gate_files(name, root)
+    shipped = [weights.checked(weights.gates_file(name, seed=s), root) for s in weights.seeds_of(name, root=root)]
+    files = [Path(path) for path in gates or shipped]
     if not files:
         raise ValueError(f"There are no gates for {name!r}; make them with `python -m diffmask_lite train-gates {name}`.")
     vit = weights.load_vit(vit_file, name)
@@ -107,8 +108,8 @@ class Comparison:
             raise ValueError(f"There is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
         self.task, self.steps, self.seed = task, steps, seed
         self.methods = [name for name in METHODS if name in (methods or METHODS)]  # in one order, whatever was asked
-        self.own_placeholder = any(explainer.kind != "mean" for explainer in task.explainers)
-        self.removals = list(removals or [*REMOVALS, *(["placeholder"] if self.own_placeholder else [])])
+        self.own_placeholder = task.explainers[0].kind != "mean"
+        self.removals = list(dict.fromkeys(removals or [*REMOVALS, *["placeholder"] * self.own_placeholder]))  # each once
         self.run = {
             "task": task.name, "source": task.source, "images": len(task.images), "steps": steps, "seed": seed,
             "vit": {"file": task.vit_file.name, "fingerprint": fingerprint(task.vit), "sha256": weights.sha256(task.vit_file)},

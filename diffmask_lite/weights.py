@@ -50,11 +50,10 @@ def gates_file(name: str, kind: str = "gates", seed: int = 0) -> str:
     return f"{name}_{kind}{f'_{seed}' if seed else ''}.safetensors"
 
 
-def gate_files(name: str, root: str | os.PathLike | None = None, kind: str = "gates") -> list[Path]:
-    """Return the files with the gates of every seed, checked; see `gates_file`."""
-    found = {file: re.fullmatch(rf"{name}_{kind}(?:_(\d+))?\.safetensors", file) for file in manifest(root)}
-    seeds = {file: int(match[1] or 0) for file, match in found.items() if match}
-    return [checked(file, root) for file in sorted(seeds, key=seeds.get)]
+def seeds_of(name: str, kind: str = "gates", root: str | os.PathLike | None = None) -> list[int]:
+    """Return the seeds of which the manifest has gates, ascending."""
+    found = (re.fullmatch(rf"{name}_{kind}(?:_(\d+))?\.safetensors", file) for file in manifest(root))
+    return sorted(int(match[1] or 0) for match in found if match)
 
 
 def load_vit(path: str | os.PathLike, name: str) -> nn.Module:
