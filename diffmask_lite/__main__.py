@@ -2,6 +2,7 @@
 
 python -m diffmask_lite train-vit cifar10      the ViT
 python -m diffmask_lite train-gates cifar10    its DiffMask
+python -m diffmask_lite explain photo.jpg      a figure of what the ViT needs of a photograph
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import classifier, weights
+from . import classifier, report, weights
 from .datasets import CIFAR10, ColourGrid
 from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         default="mean",
         help="what stands for a removed patch (default: mean)",
     )
+    report.add_command(commands)
     vit.set_defaults(run=train_vit)
     gates.set_defaults(run=train_gates)
     return top
@@ -110,14 +112,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"diffmask_lite: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from the last checkpoint.")
         return 130
-    return 0
 
 
 if __name__ == "__main__":
