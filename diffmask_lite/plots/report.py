@@ -54,8 +54,8 @@ def explained(
     overlay(right, picture, keep, edge=edge)
     share = f"{keep.sum()} of {keep.size} patches kept ({keep.mean():.0%})"
     for ax, title, label in (
-        (left, "photograph", "the part that the ViT sees"),
-        (middle, f"soft mask, mean {mask.mean():.2f}", f"as the ViT sees it: {height} × {width} pixels"),
+        (left, "photograph", "the part the ViT sees"),
+        (middle, f"soft mask, mean {mask.mean():.2f}", f"{height} × {width} pixels for the ViT"),
         (right, f"hard mask, above {float(result.threshold):g}", share),
     ):
         ax.set_title(title)
