@@ -68,5 +68,5 @@ def explained(
     for label in below.get_yticklabels():
         label.set_parse_math(False)
     if heading:
-        figure.suptitle(wrap(heading, WIDTH), fontsize=14, parse_math=False)
+        figure.suptitle(wrap(heading, 0.8 * WIDTH), fontsize=14, parse_math=False)  # `wrap` counts in letters of 12 points
     return described(figure, f"{heading} {words}. {share}; the soft mask's mean is {mask.mean():.2f}.")
