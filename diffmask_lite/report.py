@@ -78,7 +78,7 @@ def load_explainer(
 def _timm_model(model: str, body: dict[str, Any], pretrained: bool) -> nn.Module:
     if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
         near = difflib.get_close_matches(model, timm.list_models(), n=1)
-        raise ValueError(f"timm has no model {model!r}" + (f"; did you mean {near[0]!r}?" if near else "."))
+        raise ValueError(f"timm has no model {model!r}" + (f"; the nearest name is {near[0]!r}." if near else "."))
     cfg = None if ":" in model else timm.get_pretrained_cfg(model)
     options = {}
     if body.get("size") and (cfg is None or tuple(body["size"]) != tuple(cfg.input_size[1:])):

@@ -448,7 +448,7 @@ def test_gates_and_vit_that_do_not_belong_together_are_refused(here, capsys, tin
         "There is no weights file": ("--model", "test_vit", "--gates", "nowhere.gates", *vit),
         "add --pretrained, or --weights FILE": ("--model", "test_vit", *gates),
         "There are no gates for test_vit": ("--model", "test_vit", *vit),
-        "did you mean 'test_vit'": ("--model", "tst_vit", *gates, *vit),
+        "the nearest name is 'test_vit'": ("--model", "tst_vit", *gates, *vit),
         "not from both": (*of(tiny, "many"), "--pretrained"),
         "leave --pretrained out": ("--pretrained",),
         "--threshold is a probability": ("--threshold", "1"),
