@@ -30,7 +30,7 @@ from diffmask_lite import vit as see
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.weights import folder
 
-COLUMNS = ("family", "variant", "model", "options", "outcome", "reason", "drop", "methods")
+COLUMNS = ("family", "variant", "model", "options", "outcome", "reason", "local", "drop", "methods")
 CLASSES = 10
 NARROW = {"embed_dim": 48, "depth": 3, "num_heads": 3}
 TOLERANCE = 1e-4
@@ -80,6 +80,7 @@ MODELS = (
     Model("ViT", "dynamic size", "vit_tiny_patch16_224", options=more(dynamic_img_size=True)),
     Model("ViT", "trained as MAE", "vit_base_patch16_224.mae"),
     Model("ViT", "blocks of two branches", "vit_small_patch16_18x2_224"),
+    Model("ViT", "differential attention", "vit_dlittle_patch16_reg1_gap_256", options=more(embed_dim=96)),
     Model("ViT", "registers, no class token", "vit_little_patch16_reg4_gap_256"),
     Model("ViT", "relative positions", "vit_relpos_small_patch16_224"),
     Model("ViT", "relative positions, shared", "vit_srelpos_small_patch16_224"),
@@ -184,7 +185,7 @@ def faults(model: nn.Module) -> list[str]:
             wanted = model(images)
         if not _close(see.predict(model, images, keep.view_as(every), placeholder), wanted):
             found.append(f"keeping patch {at} is not what it is by hand")
-        if _most_changed(model, images, embedded, at, body) != at:
+        if int(_moved(model, images, at).argmax()) != at:
             found.append(f"pixels of patch {at} reach another patch's embedding")
     return found
 
@@ -204,14 +205,44 @@ def _embedding(model: nn.Module, value: Tensor) -> Iterator[None]:
         del model.patch_embed.forward
 
 
-def _most_changed(model: nn.Module, images: Tensor, embedded: Tensor, at: int, body: see.Anatomy) -> int:
-    """Return the patch whose embedding moves most when the pixels of patch `at`, counted in rows, are turned around."""
-    mark = torch.zeros(3, body.patches, dtype=torch.bool)
+def _moved(model: nn.Module, images: Tensor, at: int) -> Tensor:
+    """Return how far each patch's embedding moves, (N,), when the pixels of patch `at`, counted in rows, change sign."""
+    body = see.anatomy(model)
+    mark = torch.zeros(len(images), body.patches, dtype=torch.bool)
     mark[:, at] = True
-    pixels = see.to_pixels(mark.view(3, *body.grid), body.size, body.patch)
-    pixels[..., body.grid[0] * body.patch[0] :, :] = pixels[..., :, body.grid[1] * body.patch[1] :] = False  # left over
-    moved = model.patch_embed(torch.where(pixels, -images, images)).flatten(1, -2) - embedded
-    return int(moved.norm(dim=-1).sum(0).argmax())
+    pixels = see.to_pixels(mark.view(-1, *body.grid), body.size, body.patch)
+    tall, wide = (patches * side for patches, side in zip(body.grid, body.patch, strict=True))
+    pixels[..., tall:, :] = pixels[..., wide:] = False  # pixels left over belong to no patch
+    moved = model.patch_embed(torch.where(pixels, -images, images)) - model.patch_embed(images)
+    return moved.flatten(1, -2).norm(dim=-1).sum(0)
+
+
+@torch.no_grad()
+def local(model: nn.Module) -> bool:
+    """Return whether each patch's embedding is made of that patch's pixels alone; a CNN as a stem looks further."""
+    body = see.anatomy(model)
+    images = torch.randn(1, body.channels, *body.size, generator=torch.Generator().manual_seed(0))
+    return all(
+        not (_moved(model, images, at) > TOLERANCE).view(-1)[torch.arange(body.patches) != at].any()
+        for at in range(body.patches)
+    )
+
+
+@torch.no_grad()
+def attention_faults(model: nn.Module) -> list[str]:
+    """Return what is wrong with the attention maps that the methods read; none can be wrong where there are none to read."""
+    body = see.anatomy(model)
+    images = torch.randn(2, body.channels, *body.size, generator=torch.Generator().manual_seed(4))
+    tokens, before = body.prefix + body.patches, model(images)
+    try:
+        maps = see.attention_maps(model, images)
+    except UnfitViT:
+        return []
+    if tuple(maps.shape) != (2, body.depth, model.blocks[0].attn.num_heads, tokens, tokens):
+        return [f"attention maps have the shape {tuple(maps.shape)}"]
+    if not _close(maps.sum(-1), torch.ones(())) or not _close(model(images), before):
+        return ["rows of attention do not sum to 1"]
+    return []
 
 
 @torch.no_grad()
@@ -284,12 +315,16 @@ def row(model: Model) -> dict[str, str]:
     try:
         see.anatomy(vit)
     except UnfitViT as refusal:
-        return known | {"outcome": "refused", "reason": str(refusal), "drop": "", "methods": ""}
+        return known | {"outcome": "refused", "reason": str(refusal), "local": "", "drop": "", "methods": ""}
     droppable, wrong = drops(vit)
     taken, failing = attributions(vit)
-    wrong = [*faults(vit), *wrong, *trains(vit), *failing]
+    wrong = [*faults(vit), *wrong, *trains(vit), *attention_faults(vit), *failing]
     outcome = {"outcome": "wrong" if wrong else "works", "reason": "; ".join(wrong)}
-    return known | outcome | {"drop": "yes" if droppable else "no", "methods": " ".join(taken)}
+    return (
+        known
+        | outcome
+        | {"local": "yes" if local(vit) else "no", "drop": "yes" if droppable else "no", "methods": " ".join(taken)}
+    )
 
 
 def main() -> int:

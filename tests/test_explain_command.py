@@ -384,7 +384,7 @@ def test_the_figure_shows_what_it_is_given():
     assert widths == pytest.approx(sorted([*before.tolist(), *after.tolist()]), abs=1e-6)
     words = below.get_title()
     assert f"({before.max():.2f})" in words and f"({after.max():.2f})" in words and f"KL {check.kl[1]:.2f} nats" in words
-    assert f"{int(result.keep[1].sum())} of 16 patches kept" in right.get_xlabel()
+    assert f"{int(result.keep[1].sum())} of 16 kept (" in right.get_xlabel()
     assert heading in plots.alt_text(figure)
 
 

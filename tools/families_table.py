@@ -10,6 +10,7 @@ import argparse
 import csv
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,13 +41,18 @@ def methods(row: Row, every: list[str]) -> str:
 def short(rows: list[Row]) -> str:
     """The README's table: families by what they can do, one line a group."""
     every = all_methods(rows)
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row["outcome"] != "works", row["drop"] != "yes")):
-        works = row["outcome"] == "works"
-        key = (("yes" if row["drop"] == "yes" else "no"), methods(row, every)) if works else ("", "refused, with the reason")
-        groups.setdefault(key, []).append(row["family"])
+        key = (row["drop"], methods(row, every)) if row["outcome"] == "works" else ("–", "refused, with the reason")
+        groups.setdefault(key, []).append(row)
+    usual = {}  # the group to which most variants of a family belong, where it stands without naming them
+    for key, group in groups.items():
+        for family, count in Counter(row["family"] for row in group).items():
+            usual[family] = max(usual.get(family, (0, key)), (count, key), key=lambda pair: pair[0])
     lines = ["| families | tokens can be dropped | attribution methods |", "|---|---|---|"]
-    lines += [f"| {listed(families)} | {drop or '–'} | {what} |" for (drop, what), families in groups.items()]
+    for key, group in groups.items():
+        named = [f"{r['family']} ({r['variant']})" if usual[r["family"]][1] != key else r["family"] for r in group]
+        lines.append(f"| {listed(named)} | {key[0]} | {key[1]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -70,13 +76,16 @@ def long(rows: list[Row]) -> str:
         "## Explained",
         "",
         'Dropped tokens are the removal `"drop"`; where they are not available, `"mean"`, `"noise"` and placeholders are.',
+        "Own pixels: whether a patch's embedding is made of that patch's pixels alone. Where a CNN stands in front it is not:",
+        "a patch that is kept then also carries what its neighbours show.",
         f"The methods are {', '.join(f'`{name}`' for name in every)}.",
         "",
-        "| family | variant | in timm | tokens can be dropped | attribution methods |",
-        "|---|---|---|---|---|",
+        "| family | variant | in timm | own pixels | tokens can be dropped | attribution methods |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row['family']} | {row['variant']} | `{row['model']}` | {row['drop']} | {methods(row, every)} |" for row in fit
+        f"| {row['family']} | {row['variant']} | `{row['model']}` | {row['local']} | {row['drop']} | {methods(row, every)} |"
+        for row in fit
     ]
     lines += ["", "## Refused", "", "| family | variant | in timm | what the package says |", "|---|---|---|---|"]
     lines += [

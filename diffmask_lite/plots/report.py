@@ -52,10 +52,10 @@ def explained(
     edge = min(0.5, 6 / max(h, w))
     image = overlay(middle, picture, mask, heat=True, edge=edge)
     overlay(right, picture, keep, edge=edge)
-    share = f"{keep.sum()} of {keep.size} patches kept ({keep.mean():.0%})"
+    share = f"{keep.sum()} of {keep.size} kept ({keep.mean():.0%})"
     for ax, title, label in (
         (left, "photograph", "the part the ViT sees"),
-        (middle, f"soft mask, mean {mask.mean():.2f}", f"{height} × {width} pixels for the ViT"),
+        (middle, f"soft mask, mean {mask.mean():.2f}", f"{height} × {width} pixels for it"),
         (right, f"hard mask, above {float(result.threshold):g}", share),
     ):
         ax.set_title(title)
@@ -63,10 +63,10 @@ def explained(
     colourbar(figure, image, axes)
     answers(below, pair, names, most)
     before, after = says(pair[0], names), says(pair[1], names)
-    words = f"The ViT {before}; of the patches kept alone it {after}" + ("" if agree else ", changed") + f": KL {kl:.2f} nats"
+    words = f"The ViT {before}; of the patches kept alone it {after}" + ("" if agree else ", changed") + f"\nKL {kl:.2f} nats"
     below.set_title(wrap(words, WIDTH - 1), color="black" if agree else VERMILION, parse_math=False)
     for label in below.get_yticklabels():
         label.set_parse_math(False)
     if heading:
         figure.suptitle(wrap(heading, 0.8 * WIDTH), fontsize=14, parse_math=False)  # `wrap` counts in letters of 12 points
-    return described(figure, f"{heading} {words}. {share}; the soft mask's mean is {mask.mean():.2f}.")
+    return described(figure, f"{heading} {', '.join(words.splitlines())}. {share}; the soft mask's mean is {mask.mean():.2f}.")
