@@ -197,12 +197,14 @@ def _close(a: Tensor, b: Tensor) -> bool:
 @contextmanager
 def _embedding(model: nn.Module, value: Tensor) -> Iterator[None]:
     """Let `patch_embed` give this (B, N, D), without a hook: its `forward` is another function for a while."""
-    right = model.patch_embed.forward
+    own, right = vars(model.patch_embed).get("forward"), model.patch_embed.forward
     try:
         model.patch_embed.forward = lambda x: value.view_as(right(x))
         yield
     finally:
         del model.patch_embed.forward
+        if own is not None:
+            model.patch_embed.forward = own
 
 
 def _moved(model: nn.Module, images: Tensor, at: int) -> Tensor:

@@ -122,7 +122,7 @@ class Leaky(nn.Module):
         self.grid_size, self.img_size = embed.grid_size, embed.img_size
 
     def forward(self, x):
-        self.norm.seen = self.embed(x).mean((1, 2), keepdim=True)
+        self.norm.seen = self.embed(x).mean(1, keepdim=True)
         return self.embed(x)
 
 
