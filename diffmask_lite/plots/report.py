@@ -63,7 +63,7 @@ def explained(
     colourbar(figure, image, axes)
     answers(below, pair, names, most)
     before, after = says(pair[0], names), says(pair[1], names)
-    words = f"The ViT {before}; of the patches kept alone it {after}" + ("" if agree else ", changed") + f"\nKL {kl:.2f} nats"
+    words = f"The ViT {before}; of the patches kept alone it {after}\n" + ("" if agree else "changed; ") + f"KL {kl:.2f} nats"
     below.set_title(wrap(words, WIDTH - 1), color="black" if agree else VERMILION, parse_math=False)
     for label in below.get_yticklabels():
         label.set_parse_math(False)
