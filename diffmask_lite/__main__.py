@@ -3,6 +3,7 @@
 python -m diffmask_lite train-vit cifar10      the ViT
 python -m diffmask_lite train-gates cifar10    its DiffMask
 python -m diffmask_lite evaluate cifar10       DiffMask against all other attribution methods
+python -m diffmask_lite explain photo.jpg      a figure of what the ViT needs of a photograph
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import classifier, comparison, results, weights
+from . import classifier, comparison, report, results, weights
 from .datasets import CIFAR10, ColourGrid, test_set
 from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
@@ -129,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="gates as published, for comparison: one output for all classes, and no order (the grid's always are)",
     )
+    report.add_command(commands)
     vit.set_defaults(run=train_vit)
     gates.set_defaults(run=train_gates)
     _add_evaluate(commands)
@@ -169,14 +171,13 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"diffmask_lite: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from what is stored.")
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Say in one sentence what is wrong with an input and what to do about it.
 
-Each function returns nothing and raises `ValueError` (`TypeError` for something that is not a tensor at all).
+Each `check_…` returns nothing and raises `ValueError` (`TypeError` for something that is not a tensor at all).
 """
 
 from __future__ import annotations
@@ -12,6 +12,14 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .anatomy import Anatomy
+
+
+def reason(error: Exception) -> str:
+    """Return what an error of another library says, short enough for the brackets in one sentence of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.strip().split(". ")[0].rstrip(".")
 
 
 def check_images(images: Any, body: Anatomy, model: nn.Module) -> None:

@@ -23,11 +23,12 @@ from .pieces import Pieces, versions
 from .state import stream
 from .vit import predict
 
-DIFFMASK, BLUR = "diffmask", "blurred "
+DIFFMASK, PLAIN, BLUR = "diffmask", "diffmask_plain", "blurred "
+GATES = {DIFFMASK: "gates", PLAIN: "plain_gates"}  # which files are whose; see `weights.gates_file`
 BASELINES = ("random", "centre")
 # A method that gains by blurring, or loses nothing, owes nothing to detail: is smoothness alone what makes a map win?
 BLURRED = (DIFFMASK, "gradient_attention", "leave_one_out")
-METHODS = (DIFFMASK, *attribution.METHODS, *(BLUR + name for name in BLURRED))
+METHODS = (*GATES, *attribution.METHODS, *(BLUR + name for name in BLURRED))
 REMOVALS = ("drop", "mean", "noise")
 
 DRAWS = 5  # random maps
@@ -38,20 +39,20 @@ BATCH = 50  # images a method is given at once
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: a ViT, the gates of several seeds, and test images."""
+    """What is measured: a ViT, gates of several seeds (of "diffmask", and "diffmask_plain" if there are some), and images."""
 
     name: str
     vit: nn.Module
     vit_file: Path
-    gates: list[Path]
+    gates: dict[str, list[Path]]
     images: Tensor  # (n, C, H, W), normalised
     index: Tensor  # (n,), of each image in the test set, ascending
     truth: Tensor | None  # bool (n, h, w), where it is known
     source: str
 
     @cached_property
-    def explainers(self) -> list[DiffMask]:
-        return [DiffMask.load(path, self.vit).eval() for path in self.gates]
+    def explainers(self) -> dict[str, list[DiffMask]]:
+        return {method: [DiffMask.load(path, self.vit).eval() for path in paths] for method, paths in self.gates.items()}
 
     @cached_property
     def logits(self) -> Tensor:
@@ -71,8 +72,8 @@ def prepare(
 ) -> Task:
     """Load a task, "grid" or "cifar10", with `images` of its test images, drawn once by the seed.
 
-    gates: files of gates, by default those of every seed in the manifest of root, the folder of weights. data: folder of data
-    sets. Raises `FileNotFoundError` or `ValueError` where something is missing or does not fit.
+    gates: files of gates, to be "diffmask"; by default those of every seed and kind in the manifest of root, the folder of
+    weights. data: folder of data sets. Raises `FileNotFoundError` or `ValueError` where something is missing or does not fit.
     """
     test = test_set(name, data)
     if not 2 <= images <= len(test):
@@ -81,11 +82,15 @@ def prepare(
     samples = [test[i] for i in index.tolist()]
     truth = torch.stack([sample[2] for sample in samples]) if len(samples[0]) > 2 else None
     vit_file = weights.checked(f"{name}_vit.safetensors", root)
-    shipped = [weights.checked(weights.gates_file(name, seed=s), root) for s in weights.seeds_of(name, root=root)]
-    files = [Path(path) for path in gates or shipped]
-    if not files:
+    files = {DIFFMASK: [Path(path) for path in gates or ()]}
+    if not gates:
+        for method, kind in GATES.items():
+            seeds = weights.seeds_of(name, kind, root)
+            files[method] = [weights.checked(weights.gates_file(name, kind, s), root) for s in seeds]
+    if not files[DIFFMASK]:
         raise ValueError(f"There are no gates for {name!r}; make them with `python -m diffmask_lite train-gates {name}`.")
     vit = weights.load_vit(vit_file, name)
+    files = {method: paths for method, paths in files.items() if paths}
     return Task(name, vit, vit_file, files, torch.stack([sample[0] for sample in samples]), index, truth, test.source)
 
 
@@ -107,15 +112,17 @@ class Comparison:
         if unknown:
             raise ValueError(f"There is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
         self.task, self.steps, self.seed = task, steps, seed
-        self.methods = [name for name in METHODS if name in (methods or METHODS)]  # in one order, whatever was asked
-        self.own_placeholder = task.explainers[0].kind != "mean"
+        there = [name for name in METHODS if name not in GATES or name in task.gates]
+        self.methods = [name for name in there if name in (methods or METHODS)]  # in one order, whatever was asked
+        self.own_placeholder = task.explainers[DIFFMASK][0].kind != "mean"
         self.removals = list(dict.fromkeys(removals or [*REMOVALS, *["placeholder"] * self.own_placeholder]))  # each once
         self.run = {
             "task": task.name, "source": task.source, "images": len(task.images), "steps": steps, "seed": seed,
             "vit": {"file": task.vit_file.name, "fingerprint": fingerprint(task.vit), "sha256": weights.sha256(task.vit_file)},
             "gates": [
-                {"file": path.name, "placeholder": explainer.kind, "sha256": weights.sha256(path)}
-                for path, explainer in zip(task.gates, task.explainers, strict=True)
+                {"method": method, "file": path.name, "placeholder": explainer.kind, "sha256": weights.sha256(path)}
+                for method, paths in task.gates.items()
+                for path, explainer in zip(paths, task.explainers[method], strict=True)
             ],
             "versions": versions(),
         }  # fmt: skip
@@ -127,9 +134,9 @@ class Comparison:
         methods, removals = self.methods, self.removals
         asked = [method for method in methods if method not in BASELINES and BLUR not in method]  # who looks at the ViT
         known = [] if self.task.truth is None else methods
-        drawn = sorted({DIFFMASK, "random", *(method.removeprefix(BLUR) for method in methods)})
-        rivals = min(STRONGEST, len(set(asked) - {DIFFMASK}))
-        pieces = [len(drawn), len(removals) * (len(methods) + rivals + 2), rivals + 1, len(asked), len(known)]
+        drawn = sorted({*self.task.gates, "random", *(method.removeprefix(BLUR) for method in methods)})
+        compared = min(STRONGEST, len(set(asked) - set(GATES))) + len(self.task.gates)
+        pieces = [len(drawn), len(removals) * (len(methods) + compared + 1), compared, len(asked), len(known)]
         self.pieces.total = sum(pieces)
 
         for method in drawn:
@@ -162,8 +169,8 @@ class Comparison:
     def _maps(self, method: str) -> Tensor:
         if method.startswith(BLUR):
             return torch.stack([attribution.blurred(maps) for maps in self.maps(method.removeprefix(BLUR))])
-        if method == DIFFMASK:
-            return self.explained["mask"]
+        if method in GATES:
+            return self.explained(method)["score"]
         return self.pieces.tensors(f"maps, {method}", lambda: {"maps": self._drawn(method)})["maps"]
 
     def _drawn(self, method: str) -> Tensor:
@@ -173,19 +180,18 @@ class Comparison:
             return torch.stack(draws)
         return torch.cat([function(self.task.vit, part) for part in images.split(BATCH)])[None]
 
-    @cached_property
-    def explained(self) -> dict[str, Tensor]:
-        """The soft masks and the hard masks of the gates of each seed, "mask" and "keep", both (S, n, h, w)."""
+    def explained(self, method: str) -> dict[str, Tensor]:
+        """The soft masks' log-odds and the hard masks of the gates of each seed, "score" and "keep", both (S, n, h, w)."""
 
         def explain() -> dict[str, Tensor]:
             parts = self.task.images.split(BATCH)
-            found = [[explainer.explain(part) for part in parts] for explainer in self.task.explainers]
+            found = [[explainer.explain(part) for part in parts] for explainer in self.task.explainers[method]]
             return {
-                "mask": torch.stack([torch.cat([result.mask for result in seed]) for seed in found]),
+                "score": torch.stack([torch.cat([result.score for result in seed]) for seed in found]),
                 "keep": torch.stack([torch.cat([result.keep for result in seed]) for seed in found]),
             }
 
-        return self.pieces.tensors(f"maps, {DIFFMASK}", explain)
+        return self.pieces.tensors(f"maps, {method}", explain)
 
     def curves(self, method: str, removal: str) -> dict[str, pd.DataFrame]:
         """Return "scores", a row an image, and "curves", averaged over images and seeds."""
@@ -205,19 +211,22 @@ class Comparison:
 
     @cached_property
     def compared(self) -> list[str]:
-        """DiffMask, the other methods with the highest SRG, mean over images and removals, and random sets."""
-        rivals = [name for name in self.methods if name not in (DIFFMASK, *BASELINES) and BLUR not in name]
+        """DiffMask (each kind), the other methods with the highest SRG, mean over images and removals, and random sets."""
+        rivals = [name for name in self.methods if name not in (*GATES, *BASELINES) and BLUR not in name]
 
         def srg(method: str) -> float:
             return sum(self.curves(method, removal)["scores"]["srg"].mean() for removal in self.removals)
 
-        return [DIFFMASK, *sorted(rivals, key=srg, reverse=True)[:STRONGEST], "random"]
+        return [*self.task.gates, *sorted(rivals, key=srg, reverse=True)[:STRONGEST], "random"]
 
     def equal_size(self, method: str) -> Tensor:
-        """Return masks bool (S, D, n, h, w): as many patches as gates s keep, the best ones by the map of draw d."""
-        keep = self.explained["keep"]
-        if method == DIFFMASK:
-            return keep[:, None]
+        """Return masks bool (S, D, n, h, w): as many patches as gates s of "diffmask" keep, the best ones by the map of draw d.
+
+        Of gates it is the masks that they show, so those of "diffmask_plain" have sizes of their own.
+        """
+        if method in GATES:
+            return self.explained(method)["keep"][:, None]
+        keep = self.explained(DIFFMASK)["keep"]
         sizes = keep.flatten(2).sum(2)  # (S, n)
         return torch.stack([torch.stack([faithfulness.best(maps, size) for maps in self.maps(method)]) for size in sizes])
 
@@ -259,13 +268,14 @@ class Comparison:
         images, said = self.task.images[self.probed], self.task.logits[self.probed].argmax(1)
 
         def maps_of(s: int) -> Callable[[nn.Module], Tensor]:
-            if method == DIFFMASK:  # the same gates, reading another ViT's hidden states
-                return lambda vit: DiffMask.load(self.task.gates[s], vit, same_vit=False).eval().explain(images).mask
+            if method in GATES:  # the same gates, reading another ViT's hidden states
+                path = self.task.gates[method][s]
+                return lambda vit: DiffMask.load(path, vit, same_vit=False).eval().explain(images).score
             return lambda vit: attribution.METHODS[method](vit, images, said)
 
         def probe() -> dict[str, pd.DataFrame]:
             tables = []
-            for s in range(len(self.task.gates) if method == DIFFMASK else 1):
+            for s in range(len(self.task.gates.get(method, [0]))):
                 found = faithfulness.weight_randomisation(self.task.vit, maps_of(s), seed=self.seed, progress=False)
                 found = found.rename(columns={"stage": "metric"}).assign(method=method, removal="", seed=s)
                 tables.append(faithfulness.intervals(found, seed=self.seed).assign(seed=s))
@@ -277,7 +287,7 @@ class Comparison:
         """Return how well maps, and DiffMask's hard masks, find the known truth; all seeds together."""
 
         def score() -> dict[str, pd.DataFrame]:
-            shown = [self.maps(method), *([self.explained["keep"]] if method == DIFFMASK else [])]
+            shown = [self.maps(method), *([self.explained(method)["keep"]] if method in GATES else [])]
             tables = [faithfulness.truth_scores({method: maps}, self.task.truth, seed=self.seed) for maps in shown]
             return {"probes": self._probe("truth", method, [table.assign(seed=pd.NA) for table in tables])}
 
@@ -290,7 +300,7 @@ class Comparison:
 
     def _explainer(self, removal: str) -> DiffMask | None:
         """Whose placeholder stands for removed patches: that of the first seed, for all methods alike."""
-        return self.task.explainers[0] if removal == "placeholder" else None
+        return self.task.explainers[DIFFMASK][0] if removal == "placeholder" else None
 
     def _with_index(self, scores: pd.DataFrame) -> pd.DataFrame:
         return scores.assign(image=self.task.index.numpy()[scores["image"]])

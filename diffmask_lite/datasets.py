@@ -6,17 +6,20 @@ Every data set is map-style and yields normalised images first: `(image, label, 
 from __future__ import annotations
 
 import os
+import stat
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import timm.data
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
+from .checks import reason
 from .state import stream
 from .vit import anatomy
 
@@ -153,28 +156,64 @@ def _cifar_pixels(path: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def preprocess(model: nn.Module) -> Callable[[Image.Image], Tensor]:
-    """Return the transform that a timm ViT expects: resize, crop, normalise; PIL image -> float (C, H, W)."""
+def preprocess(model: nn.Module, finer: int = 1) -> Callable[[Image.Image], Tensor]:
+    """Return the transform that a timm ViT expects: resize, crop, normalise; PIL image -> float (C, H, W).
+
+    finer: the same part of the picture on so many times as many pixels along each side, to look at; not for the ViT.
+    """
     body = anatomy(model)  # not pretrained_cfg alone, which create_model(img_size=…) leaves at the weights' training size
-    size = {"input_size": (body.channels, *body.size)}
+    size = {"input_size": (body.channels, *(finer * side for side in body.size))}
     return timm.data.create_transform(**timm.data.resolve_data_config(size, model=model), is_training=False)
 
 
 def load_image(path: str | os.PathLike) -> Image.Image:
-    """Open a picture as upright RGB. Raises `ValueError` naming the file if it cannot be read."""
+    """Open a picture as upright RGB of 8 bits a channel; transparency is dropped.
+
+    Raises `ValueError` naming the file if it cannot be read, is so large that decoding it could exhaust memory (Pillow's
+    limit), or holds pixels whose white is unknown.
+    """
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
-        raise ValueError(f"{path} cannot be read as an image ({error}).") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken EXIF, or transparency in a palette: the pixels are whole all the same
+            with Image.open(path) as image:
+                return _eight_bits(ImageOps.exif_transpose(image), image.format).convert("RGB")
+    except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to: SyntaxError, struct.error, …
+        why = "its bytes are no kind of picture known here" if isinstance(error, UnidentifiedImageError) else reason(error)
+        raise ValueError(f"{path} cannot be read as an image ({why}).") from error
+
+
+def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
+    """Scale grey of 16 bits to 8, which Pillow's `convert` would cut off at 255 instead: nearly every pixel would be white."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of kind {image.mode}, which has no white; save it with 8 bits a channel")
+    return image
+
+
+def find_images(folder: str | os.PathLike, failed: Callable[[OSError], None] | None = None) -> list[Path]:
+    """Return the path of every picture under a folder, at any depth, in order; which file is one, its ending says.
+
+    failed: called with the error of each folder or file that cannot be looked at; by default such a one is passed over.
+    """
+
+    def regular(path: Path) -> bool:  # a pipe would block whoever opens it
+        try:
+            return stat.S_ISREG(path.stat().st_mode)
+        except OSError as error:
+            if failed is not None:
+                failed(error)
+            return False
+
+    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=failed) for name in names)
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_ENDINGS and regular(path))
 
 
 class ImageFolder(Dataset):
     """Every picture under a folder, at any depth, as `transform` makes it. Yields `(image, name of its folder)`."""
 
     def __init__(self, folder: str | os.PathLike, transform: Callable[[Image.Image], Tensor]):
-        found = (p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
-        self.paths: Sequence[Path] = sorted(found)
+        self.paths: Sequence[Path] = find_images(folder)
         if not self.paths:
             raise FileNotFoundError(f"There is no picture ({', '.join(IMAGE_ENDINGS)}) under {folder}.")
         self.transform = transform

@@ -85,7 +85,8 @@ def explicit_attention(model: nn.Module) -> Iterator[None]:
 def observe_attention(model: nn.Module, callback: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `callback(i, maps)` with the attention (B, heads, P + N, P + N) of block i, i = 0 … L − 1, after its softmax.
 
-    Raises `UnfitViT` for a family whose blocks have no `attn.attn_drop`, the place where the maps pass.
+    Raises `UnfitViT` for a family whose blocks have no `attn.attn_drop`, the place where the maps pass, or, in the forward
+    pass, one that combines several maps into a head's, as differential attention does.
     """
     with explicit_attention(model), ExitStack() as stack:
         for i, block in enumerate(model.blocks):
@@ -93,7 +94,12 @@ def observe_attention(model: nn.Module, callback: Callable[[int, Tensor], None])
             if not isinstance(getattr(attention, "attn_drop", None), nn.Module) or not hasattr(attention, "fused_attn"):
                 raise UnfitViT(f"{type(model).__name__} has no attention maps to read: block {i} has no `attn.attn_drop`.")
 
-            def passed(_module, args, i=i):
+            def passed(_module, args, i=i, heads=attention.num_heads):
+                if args[0].shape[1] != heads:  # differential attention: half of the maps are subtracted after this
+                    raise UnfitViT(
+                        f"{type(model).__name__} has no attention maps to read: block {i} combines {args[0].shape[1]} of them "
+                        f"into those of its {heads} heads."
+                    )
                 callback(i, args[0])
 
             stack.callback(attention.attn_drop.register_forward_pre_hook(passed).remove)

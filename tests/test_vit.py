@@ -439,6 +439,18 @@ def test_attention_maps(family):
     close(maps, torch.stack(blocks, dim=1))
 
 
+def test_maps_that_are_subtracted_from_each_other_are_not_shown_as_attention():
+    """Differential attention (Ye et al., 2024) passes two maps a head, of which one counts against what it looks at."""
+    narrow = {"embed_dim": 96, "depth": 2, "num_heads": 4}
+    model = timm.create_model("vit_dlittle_patch16_reg1_gap_256", img_size=64, num_classes=CLASSES, **narrow).eval()
+    images = some_images(model)
+    before = model(images)
+    with pytest.raises(see.UnfitViT, match="combines 8 of them into those of its 4 heads") as error:
+        see.attention_maps(model, images)
+    assert_one_sentence(error.value)
+    assert torch.equal(model(images), before) and all(block.attn.fused_attn for block in model.blocks)
+
+
 def test_attention_maps_are_refused_where_there_are_none():
     model = build("vit")
     del model.blocks[1].attn.attn_drop

@@ -12,12 +12,13 @@ from .gates import gate_distribution, gate_distributions, gate_noise, gate_stage
 from .internals import additions, attention_heads, lines, patch_sequence, position_similarity, removals
 from .masks import explanations, harden, layers, soft_to_hard, soft_to_hard_strip
 from .pictures import displayable, image_grid
+from .report import explained
 from .training import descent, masks_by_step, runs, trade_off
 
 __all__ = [
     "GREY", "STYLE", "Drawing", "additions", "alt_text", "attention_heads", "board", "depths", "descent", "displayable",
-    "explanations", "gallery", "gate_distribution", "gate_distributions", "gate_noise", "gate_stages", "harden", "history",
-    "image_grid", "layers", "line_panels", "lines", "masks_by_step", "overlay", "patch_sequence", "png",
-    "position_similarity", "probabilities", "race", "removals", "runs", "seed_masks", "smoothed", "soft_to_hard",
+    "explained", "explanations", "gallery", "gate_distribution", "gate_distributions", "gate_noise", "gate_stages",
+    "harden", "history", "image_grid", "layers", "line_panels", "lines", "masks_by_step", "overlay", "patch_sequence",
+    "png", "position_similarity", "probabilities", "race", "removals", "runs", "seed_masks", "smoothed", "soft_to_hard",
     "soft_to_hard_strip", "trade_off", "ways_to_draw",
 ]  # fmt: skip

@@ -159,6 +159,19 @@ def says(p: ndarray, names: Sequence[str]) -> str:
     return f"says {short(names[p.argmax()])} ({p.max():.2f})"
 
 
+def answers(ax: Axes, pair: ndarray, names: Sequence[str], most: int = 5) -> None:
+    """Draw the probabilities, before and after (2, classes), of the classes that are likeliest in either, as bars."""
+    order = np.argsort(-pair.max(0), kind="stable")[:most]
+    places = np.arange(len(order))
+    for shift, p, colour, label in ((-0.2, pair[0], BLUE, "whole image"), (0.2, pair[1], ORANGE, "patches left")):
+        bars = ax.barh(places + shift, p[order], height=0.38, color=colour, label=label)
+        ax.bar_label(bars, fmt="%.2f", padding=4, fontsize=11)
+    ax.set(yticks=places, yticklabels=[short(names[i]) for i in order], xlim=(0, 1.15), xticks=[0, 0.5, 1])
+    ax.set(xlabel="probability")
+    ax.invert_yaxis()
+    ax.legend(loc="lower right")
+
+
 def short(name: Any) -> str:
     """A class name fit for a small panel; ImageNet's names list synonyms after a comma."""
     return textwrap.shorten(str(name).split(",")[0], 24, placeholder=" …")

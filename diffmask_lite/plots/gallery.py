@@ -13,12 +13,11 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 from .canvas import (
-    BLUE,
     GREEN,
-    ORANGE,
     VERMILION,
     WIDTH,
     Drawing,
+    answers,
     as_array,
     as_picture,
     bare,
@@ -173,7 +172,6 @@ def board(picture: Any, position: Any, names: Sequence[str], words: str = "", mo
     """
     picture, keep = as_picture(picture), as_array(position.keep)
     pair = np.stack([softmax(position.before), softmax(position.after)])
-    order = np.argsort(-pair.max(0), kind="stable")[:most]
     figure, axes = new_figure(4.0, 1, 2)
     left, right = axes[0]
     overlay(left, picture, keep)
@@ -182,14 +180,8 @@ def board(picture: Any, position: Any, names: Sequence[str], words: str = "", mo
     left.set(xticks=(np.arange(w) + 0.5) * width / w, xticklabels=np.arange(w) + 1, xlabel="column")
     left.set(yticks=(np.arange(h) + 0.5) * height / h, yticklabels=np.arange(h) + 1, ylabel="row")
     left.tick_params(length=0, labelsize=11)
-    places = np.arange(len(order))
-    for shift, p, colour, label in ((-0.2, pair[0], BLUE, "whole image"), (0.2, pair[1], ORANGE, "patches left")):
-        bars = right.barh(places + shift, p[order], height=0.38, color=colour, label=label)
-        right.bar_label(bars, fmt="%.2f", padding=4, fontsize=11)
-    right.set(yticks=places, yticklabels=[short(names[i]) for i in order], xlim=(0, 1.15), xticks=[0, 0.5, 1])
+    answers(right, pair, names, most)
     right.set(xlabel="probability", title=f"KL {position.kl:.2f} nats")
-    right.invert_yaxis()
-    right.legend(loc="lower right")
     if words:
         figure.suptitle(wrap(words, WIDTH), fontsize=14)
     old, new = short(names[pair[0].argmax()]), short(names[pair[1].argmax()])
