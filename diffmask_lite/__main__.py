@@ -1,7 +1,8 @@
-"""The course's trainings from a terminal: thin commands around the functions that the notebooks use.
+"""The course's trainings and measurements from a terminal: thin commands around the functions that the notebooks use.
 
 python -m diffmask_lite train-vit cifar10      the ViT
 python -m diffmask_lite train-gates cifar10    its DiffMask
+python -m diffmask_lite evaluate cifar10       DiffMask against all other attribution methods
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from . import classifier, weights
-from .datasets import CIFAR10, ColourGrid
+from . import classifier, comparison, results, weights
+from .datasets import CIFAR10, ColourGrid, test_set
 from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
+from .faithfulness.curves import REMOVALS
 from .training import fit
 
 # Settings of `fit` that made the shipped gates; all others are its defaults.
@@ -26,7 +28,7 @@ GATES = {
 
 
 def train_vit(options: argparse.Namespace) -> None:
-    test, source = _test_set(options)  # before the long part, so that missing data is found at once
+    test = test_set(options.name, options.data)  # before the long part, so that missing data is found at once
     vit = classifier.train_vit(options.name, options.data, options.steps, options.seed, _checkpoint(options, "vit"))
     path = options.out / f"{options.name}_vit.safetensors"
     weights.save_vit(vit, path, options.name)
@@ -34,11 +36,11 @@ def train_vit(options: argparse.Namespace) -> None:
     scores = {"test accuracy": classifier.accuracy(vit, test)}
     if classifier.RECIPES[options.name].removed:  # is it used to missing patches?
         scores["test accuracy with half the patches dropped"] = classifier.accuracy(vit, test, share=0.5)
-    _finish(path, options, scores | {"test images": len(test), "source": source})
+    _finish(path, options, scores | {"test images": len(test), "source": test.source})
 
 
 def train_gates(options: argparse.Namespace) -> None:
-    test, source = _test_set(options)
+    test = test_set(options.name, options.data)
     train = ColourGrid(10_000, seed=1) if options.name == "grid" else CIFAR10("train", options.data)
     vit = weights.load_vit(options.vit or options.out / f"{options.name}_vit.safetensors", options.name)
     chosen = {key: getattr(options, key) for key in ("steps", "eps") if getattr(options, key) is not None}
@@ -52,14 +54,22 @@ def train_gates(options: argparse.Namespace) -> None:
     samples = [test[i] for i in range(len(test))]
     images = torch.stack([sample[0] for sample in samples])
     truth = torch.stack([sample[2] for sample in samples]) if options.name == "grid" else None
-    _finish(path, options, hard_mask_scores(explainer, images, truth) | {"test images": len(images), "source": source})
+    _finish(path, options, hard_mask_scores(explainer, images, truth) | {"test images": len(images), "source": test.source})
 
 
-def _test_set(options: argparse.Namespace) -> tuple[ColourGrid | CIFAR10, str]:
-    if options.name == "grid":
-        return ColourGrid(2000, seed=2), "generated"
-    data = CIFAR10("test", options.data)
-    return data, data.source
+def evaluate(options: argparse.Namespace) -> None:
+    settings = {"images": options.images, "seed": options.seed}
+    task = comparison.prepare(options.name, **settings, gates=options.gates, root=options.weights, data=options.data)
+    run = comparison.Comparison(
+        task, steps=options.steps, seed=options.seed, methods=options.methods, removals=options.removals,
+        pieces=options.pieces, report=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    tables = run.measure()
+    for path in results.save(options.name, tables, run.about(_command(options, EVALUATE)), options.out):
+        print(f"{path}: {path.stat().st_size} bytes")
+
+
+EVALUATE = ("images", "steps", "seed", "removals", "methods", "gates")  # what its numbers depend on, beside data and weights
 
 
 def _checkpoint(options: argparse.Namespace, part: str) -> Path:
@@ -68,14 +78,19 @@ def _checkpoint(options: argparse.Namespace, part: str) -> Path:
 
 def _finish(path: Path, options: argparse.Namespace, scores: dict[str, float | int | str]) -> None:
     scores = {key: round(value, 4) if isinstance(value, float) else value for key, value in scores.items()}
-    words = [
-        f"--{key} {getattr(options, key)}"
-        for key in ("seed", "steps", "eps", "placeholder")
-        if getattr(options, key, None) is not None
-    ]
-    command = " ".join(["python -m diffmask_lite", options.command, options.name, *words])
-    weights.register(path, command, options.seed, scores)
+    weights.register(path, _command(options, ("seed", "steps", "eps", "placeholder")), options.seed, scores)
     print(f"{path}: {scores}")
+
+
+def _command(options: argparse.Namespace, keys: tuple[str, ...]) -> str:
+    """Return what to type to make the same again; without the folders, which differ from machine to machine."""
+    words = ["python -m diffmask_lite", options.command, options.name]
+    for key in keys:
+        value = getattr(options, key, None)
+        if value is not None:
+            parts = [getattr(part, "name", str(part)) for part in (value if isinstance(value, list) else [value])]
+            words += [f"--{key}", *(f'"{part}"' if " " in part else part for part in parts)]
+    return " ".join(words)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,18 +119,50 @@ def parser() -> argparse.ArgumentParser:
     )
     vit.set_defaults(run=train_vit)
     gates.set_defaults(run=train_gates)
+    _add_evaluate(commands)
     return top
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    about = "measure DiffMask against all other attribution methods, and store a number an image"
+    command = commands.add_parser("evaluate", help=about, description=about)
+    command.add_argument("name", choices=weights.NAMES, help="the task: colour grid, or CIFAR-10")
+    command.add_argument("--images", type=int, default=500, help="test images, drawn once by the seed (default: 500)")
+    command.add_argument("--steps", type=int, default=16, help="steps of a removal curve, at most one a patch (default: 16)")
+    command.add_argument(
+        "--removals", nargs="+", choices=REMOVALS, metavar="REMOVAL",
+        help=f"how patches are taken away, of {', '.join(REMOVALS)} (default: drop, mean and noise; and placeholder where that "
+        "of the gates is not the mean patch)",
+    )  # fmt: skip
+    command.add_argument(
+        "--methods", nargs="+", choices=comparison.METHODS, metavar="METHOD",
+        help=f'whose maps are scored, of {", ".join(comparison.METHODS)} (default: all)',
+    )  # fmt: skip
+    command.add_argument(
+        "--gates", type=Path, nargs="+", metavar="FILE", help="gates of one seed each (default: all of the task in --weights)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
+    command.add_argument("--data", type=Path, help="folder of data sets (default: $DIFFMASK_DATA, else ~/.cache/diffmask_lite)")
+    command.add_argument(
+        "--weights", type=Path, default=weights.folder(), help="folder of weights with their manifest (default: %(default)s)"
+    )
+    command.add_argument("--out", type=Path, default=results.folder(), help="folder for the tables (default: %(default)s)")
+    command.add_argument(
+        "--pieces", type=Path, default=Path("build") / "evaluate",
+        help="folder for finished pieces: the same command goes on from them (default: %(default)s)",
+    )  # fmt: skip
+    command.set_defaults(run=evaluate)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"diffmask_lite: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on from the last checkpoint.")
+        print("Stopped; the same command goes on from what is stored.")
         return 130
     return 0
 

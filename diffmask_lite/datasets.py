@@ -43,6 +43,8 @@ class ColourGrid(Dataset):
     cells are the one smallest set of patches that keeps the answer. The same (n, grid, cell, seed) gives the same images.
     """
 
+    source = "generated"
+
     def __init__(self, n: int, grid: int = 3, cell: int = 16, seed: int = 0):
         if n < 1:
             raise ValueError(f"A colour grid data set needs at least one image, but n is {n}.")
@@ -80,6 +82,11 @@ class ColourGrid(Dataset):
     def _render(self, shades: Tensor) -> Tensor:  # (…, g, g, 3) in [0, 1] -> (…, 3, g·cell, g·cell) in [−1, 1]
         pixels = shades.repeat_interleave(self.cell, dim=-3).repeat_interleave(self.cell, dim=-2)
         return (pixels * 2 - 1).movedim(-1, -3)
+
+
+def test_set(name: str, root: str | os.PathLike | None = None) -> ColourGrid | CIFAR10:
+    """Return the images on which a task, "grid" or "cifar10", is scored; root: as for `data_root`."""
+    return ColourGrid(2000, seed=2) if name == "grid" else CIFAR10("test", root)
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -35,9 +36,15 @@ def pretrained(name: str, root: str | os.PathLike | None = None) -> tuple[nn.Mod
     """
     if name not in NAMES:
         raise ValueError(f"There are no weights {name!r}; there are {', '.join(NAMES)}.")
-    root = Path(root or folder())
-    vit = load_vit(_checked(root, f"{name}_vit.safetensors"), name)
-    return vit, DiffMask.load(_checked(root, f"{name}_gates.safetensors"), vit).eval()
+    vit = load_vit(checked(f"{name}_vit.safetensors", root), name)
+    return vit, DiffMask.load(checked(f"{name}_gates.safetensors", root), vit).eval()
+
+
+def gate_files(name: str, root: str | os.PathLike | None = None) -> list[Path]:
+    """Return the files with the gates of every seed, checked: "NAME_gates.safetensors", "NAME_gates_1.safetensors", …"""
+    found = {file: re.fullmatch(rf"{name}_gates(?:_(\d+))?\.safetensors", file) for file in manifest(root)}
+    seeds = {file: int(match[1] or 0) for file, match in found.items() if match}
+    return [checked(file, root) for file in sorted(seeds, key=seeds.get)]
 
 
 def load_vit(path: str | os.PathLike, name: str) -> nn.Module:
@@ -73,24 +80,27 @@ def register(path: str | os.PathLike, command: str, seed: int, scores: dict[str,
     path = Path(path)
     listed = manifest(path.parent) if (path.parent / "manifest.json").is_file() else {}
     listed[path.name] = {
-        "sha256": _sha256(path), "bytes": path.stat().st_size, "command": command, "seed": seed, "scores": scores
+        "sha256": sha256(path), "bytes": path.stat().st_size, "command": command, "seed": seed, "scores": scores
     }  # fmt: skip
     text = json.dumps(dict(sorted(listed.items())), indent=2, ensure_ascii=False) + "\n"
     (path.parent / "manifest.json").write_text(text, encoding="utf-8")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the hash of a file, as the manifest holds it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _checked(root: Path, file: str) -> Path:
+def checked(file: str, root: str | os.PathLike | None = None) -> Path:
+    """Return the path of a weights file, or raise as `pretrained` does where it is missing or altered."""
+    root = Path(root or folder())
     entry = manifest(root).get(file)
     if entry is None:
         raise ValueError(f"{file} is not in the manifest {root / 'manifest.json'}.")
     path = root / file
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}; make it with `{entry['command']}`.")
-    if _sha256(path) != entry["sha256"]:
+    if sha256(path) != entry["sha256"]:
         raise ValueError(
             f"{path} is not the file in the manifest (its sha256 differs): it is truncated or altered; fetch it again, or "
             f"make it with `{entry['command']}`."

@@ -292,6 +292,27 @@ def test_neither_batch_nor_company_changes_a_score(vit, images):
         np.testing.assert_allclose(score(alone, metric), score(company, metric), atol=1e-6)
 
 
+def test_logits_at_hand_save_a_pass_over_whole_images(vit, images, monkeypatch):
+    maps, keep = {"a": some_maps(vit, 5)}, {"a": some_maps(vit, 5) > 0.5}
+    wanted = run(vit, images, maps).scores, mask_scores(vit, images, keep)
+    logits, real = see.predict(vit, images), see.predict
+
+    def watched(model, some, keep=None, *args):
+        assert keep is not None, "the whole images were asked about again"
+        return real(model, some, keep, *args)
+
+    monkeypatch.setattr(see, "predict", watched)
+    pd.testing.assert_frame_equal(run(vit, images, maps, logits=logits).scores, wanted[0])
+    pd.testing.assert_frame_equal(mask_scores(vit, images, keep, logits=logits), wanted[1])
+    for call in (
+        lambda: run(vit, images, maps, logits=logits[:4]),
+        lambda: mask_scores(vit, images, keep, logits=logits[:, :9]),
+    ):
+        with pytest.raises(ValueError, match="logits have shape") as error:
+            call()
+        assert_one_sentence(error.value)
+
+
 def test_seeds_of_a_method_are_rows_of_their_own(vit, images):
     maps = some_maps(vit, 5, seeds=3)
     found = run(vit, images, {"random": maps}).scores

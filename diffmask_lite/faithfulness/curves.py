@@ -49,6 +49,7 @@ def evaluate(
     orders: int = 5,
     seed: int = 0,
     batch: int = 128,
+    logits: Tensor | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Score attribution maps by what the ViT says as patches are taken away in their order.
@@ -63,6 +64,7 @@ def evaluate(
         are rounded to whole patches, at least one.
     orders: ties are broken by so many random orders, and the scores are averaged over them.
     batch: images in one forward pass, which bounds memory.
+    logits: the ViT's prediction on the whole images, (n, classes), if it is at hand; else one more pass over them finds it.
 
     The metrics of `scores` are "morf", "lerf" (areas under p of the predicted class over the share removed, by trapezoids),
     "srg", and the three above. Raises `ValueError` on input that does not fit.
@@ -86,7 +88,7 @@ def evaluate(
     ties = tie_orders(n, patches, orders, seed)  # (T, n, N)
     ranks = torch.stack([removal_ranks(flat, ties, lerf=order == LERF) for order in (MORF, LERF)])  # (2, K, T, n, N)
     methods = [(name, s) for name, group in stacked.items() for s in range(len(group))]
-    whole = predictions(vit, images, batch)
+    whole = predictions(vit, images, batch, logits)
     scores, curves = [], []
     bar = tqdm(total=len(removals) * len(plan), desc="removal", disable=not progress, file=sys.stdout, leave=False)
     with bar:
@@ -141,8 +143,13 @@ def check_removals(removal: str | Sequence[str], vit: nn.Module, explainer: Diff
 
 
 @torch.no_grad()
-def predictions(vit: nn.Module, images: Tensor, batch: int) -> Tensor:
-    """Return the ViT's logits on the whole images, (n, classes)."""
+def predictions(vit: nn.Module, images: Tensor, batch: int, logits: Tensor | None = None) -> Tensor:
+    """Return the ViT's logits on the whole images, (n, classes): those at hand, if they fit, or else by asking."""
+    if logits is not None:
+        wanted = (len(images), see.anatomy(vit).classes)
+        if tuple(logits.shape) != wanted:
+            raise ValueError(f"The logits have shape {tuple(logits.shape)}, but these images and this ViT need {wanted}.")
+        return logits
     return torch.cat([see.predict(vit, part) for part in images.split(batch)])
 
 

@@ -25,8 +25,11 @@ def mask_scores(
     explainer: DiffMask | None = None,
     seed: int = 0,
     batch: int = 128,
+    logits: Tensor | None = None,
 ) -> pd.DataFrame:
     """Score the very masks that are shown, name -> bool (n, h, w) or (S, n, h, w); a table like `Evaluation.scores`.
+
+    The other arguments are those of `evaluate`.
 
     Metrics: "sufficiency", KL(p(x) ‖ p(kept patches alone)) in nats; "comprehensiveness", KL(p(x) ‖ p(all but them));
     "agreement", 1 where the kept patches alone give the same class; "kept", the share of patches kept. Only masks that keep
@@ -39,7 +42,7 @@ def mask_scores(
     keep = torch.cat(list(stacked.values())).flatten(2)  # (K, n, N)
     methods = [(name, s) for name, group in stacked.items() for s in range(len(group))]
     which = torch.arange(len(images)).repeat(2 * len(keep))
-    whole = predictions(vit, images, batch)
+    whole = predictions(vit, images, batch, logits)
     tables = []
     for name, how in removals.items():
         answers = ask(vit, images, whole, which, torch.cat([keep, ~keep]).flatten(0, 1), how, batch, seed)

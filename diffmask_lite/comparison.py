@@ -1,0 +1,290 @@
+"""DiffMask against all other attribution methods, on one task: removal curves, hard masks of equal size, probes, ground truth.
+
+`python -m diffmask_lite evaluate NAME` runs it, `results.load` reads what it stores. Every method sees the same images and the
+same removals. The work is done in pieces (`pieces`), so a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from . import attribution, faithfulness, results, weights
+from .datasets import test_set
+from .diffmask import DiffMask, fingerprint
+from .pieces import Pieces, versions
+from .state import stream
+from .vit import predict
+
+DIFFMASK, BLUR = "diffmask", "blurred "
+BASELINES = ("random", "centre")
+# A method that gains by blurring, or loses nothing, owes nothing to detail: is smoothness alone what makes a map win?
+BLURRED = (DIFFMASK, "gradient_attention", "leave_one_out")
+METHODS = (DIFFMASK, *attribution.METHODS, *(BLUR + name for name in BLURRED))
+REMOVALS = ("drop", "mean", "noise")
+
+DRAWS = 5  # random maps
+STRONGEST = 3  # other methods whose top patches are compared with DiffMask's masks
+PROBED = 32  # images on which weights are randomised: every method is asked anew at each stage
+BATCH = 50  # images a method is given at once
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: a ViT, the gates of several seeds, and test images."""
+
+    name: str
+    vit: nn.Module
+    vit_file: Path
+    gates: list[Path]
+    images: Tensor  # (n, C, H, W), normalised
+    index: Tensor  # (n,), of each image in the test set, ascending
+    truth: Tensor | None  # bool (n, h, w), where it is known
+    source: str
+
+    @cached_property
+    def explainers(self) -> list[DiffMask]:
+        return [DiffMask.load(path, self.vit).eval() for path in self.gates]
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """What the ViT says of the whole images, (n, classes)."""
+        with torch.no_grad():
+            return torch.cat([predict(self.vit, part) for part in self.images.split(BATCH)])
+
+
+def prepare(
+    name: str,
+    images: int = 500,
+    *,
+    seed: int = 0,
+    gates: Sequence[str | os.PathLike] | None = None,
+    root: str | os.PathLike | None = None,
+    data: str | os.PathLike | None = None,
+) -> Task:
+    """Load a task, "grid" or "cifar10", with `images` of its test images, drawn once by the seed.
+
+    gates: files of gates, by default those of every seed in the manifest of root, the folder of weights. data: folder of data
+    sets. Raises `FileNotFoundError` or `ValueError` where something is missing or does not fit.
+    """
+    test = test_set(name, data)
+    if not 2 <= images <= len(test):
+        raise ValueError(f"The test set of {name!r} has {len(test)} images; take between 2 and all of them, not {images}.")
+    index = torch.randperm(len(test), generator=stream(seed, "test images"))[:images].sort().values
+    samples = [test[i] for i in index.tolist()]
+    truth = torch.stack([sample[2] for sample in samples]) if len(samples[0]) > 2 else None
+    vit_file = weights.checked(f"{name}_vit.safetensors", root)
+    files = [Path(path) for path in gates] if gates else weights.gate_files(name, root)
+    if not files:
+        raise ValueError(f"There are no gates for {name!r}; make them with `python -m diffmask_lite train-gates {name}`.")
+    vit = weights.load_vit(vit_file, name)
+    return Task(name, vit, vit_file, files, torch.stack([sample[0] for sample in samples]), index, truth, test.source)
+
+
+class Comparison:
+    """The measurements of one run; each method returns a finished piece, made now or read back."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        steps: int = 16,
+        seed: int = 0,
+        methods: Sequence[str] | None = None,
+        removals: Sequence[str] | None = None,
+        pieces: str | os.PathLike = Path("build") / "evaluate",
+        report: Callable[[str], None] = print,
+    ):
+        unknown = [name for name in methods or () if name not in METHODS]
+        if unknown:
+            raise ValueError(f"There is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
+        self.task, self.steps, self.seed = task, steps, seed
+        self.methods = [name for name in METHODS if name in (methods or METHODS)]  # in one order, whatever was asked
+        self.own_placeholder = any(explainer.kind != "mean" for explainer in task.explainers)
+        self.removals = list(removals or [*REMOVALS, *(["placeholder"] if self.own_placeholder else [])])
+        self.run = {
+            "task": task.name, "source": task.source, "images": len(task.images), "steps": steps, "seed": seed,
+            "vit": {"file": task.vit_file.name, "fingerprint": fingerprint(task.vit), "sha256": weights.sha256(task.vit_file)},
+            "gates": [
+                {"file": path.name, "placeholder": explainer.kind, "sha256": weights.sha256(path)}
+                for path, explainer in zip(task.gates, task.explainers, strict=True)
+            ],
+            "versions": versions(),
+        }  # fmt: skip
+        self.pieces = Pieces(pieces, self.run, report)
+        self.maps = lru_cache(maxsize=None)(self._maps)
+
+    def measure(self) -> dict[str, pd.DataFrame]:
+        """Return the wide tables that `results.save` takes."""
+        for method in self.methods:
+            self.maps(method)
+        curves = [self.curves(method, removal) for removal in self.removals for method in self.methods]
+        masks = [self.masks(method, removal) for removal in self.removals for method in self.compared]
+        probes = [self.label_leak(method) for method in self.compared if method not in BASELINES]
+        probes += [self.randomised(method) for method in self.methods if method not in BASELINES and BLUR not in method]
+        probes += [] if self.task.truth is None else [self.truth(method) for method in self.methods]
+        return {
+            "scores": self._with_source([tables["scores"] for tables in curves]),
+            "curves": self._with_source([tables["curves"] for tables in curves]),
+            "masks": self._with_source(masks),
+            "probes": self._with_source(probes),
+        }
+
+    def about(self, command: str) -> dict:
+        """Return the sidecar, once all is measured. command: what was typed."""
+        note = "removal 'placeholder' is left out: with placeholder 'mean' a removed patch has the embedding of the mean patch"
+        return self.run | {
+            "command": command,
+            "commit": self.pieces.commits,
+            "methods": self.methods,
+            "removals": self.removals,
+            "random draws": DRAWS,
+            "images with weights randomised": min(PROBED, len(self.task.images)),
+            "masks compared with": self.compared[1:],
+            "notes": [] if self.own_placeholder or "placeholder" in self.removals else [note],
+        }
+
+    def _maps(self, method: str) -> Tensor:
+        """Return the maps of a method, (S, n, h, w), S being seeds of gates, random draws, or 1."""
+        if method.startswith(BLUR):
+            return torch.stack([attribution.blurred(maps) for maps in self.maps(method.removeprefix(BLUR))])
+        if method == DIFFMASK:
+            return self.explained["mask"]
+        return self.pieces.tensors(f"maps, {method}", lambda: {"maps": self._drawn(method)})["maps"]
+
+    def _drawn(self, method: str) -> Tensor:
+        function, images = attribution.METHODS[method], self.task.images
+        if method == "random":
+            draws = [function(self.task.vit, images, generator=stream(self.seed, "random map", d)) for d in range(DRAWS)]
+            return torch.stack(draws)
+        return torch.cat([function(self.task.vit, part) for part in images.split(BATCH)])[None]
+
+    @cached_property
+    def explained(self) -> dict[str, Tensor]:
+        """The soft masks and the hard masks of the gates of each seed, "mask" and "keep", both (S, n, h, w)."""
+
+        def explain() -> dict[str, Tensor]:
+            parts = self.task.images.split(BATCH)
+            found = [[explainer.explain(part) for part in parts] for explainer in self.task.explainers]
+            return {
+                "mask": torch.stack([torch.cat([result.mask for result in seed]) for seed in found]),
+                "keep": torch.stack([torch.cat([result.keep for result in seed]) for seed in found]),
+            }
+
+        return self.pieces.tensors(f"maps, {DIFFMASK}", explain)
+
+    def curves(self, method: str, removal: str) -> dict[str, pd.DataFrame]:
+        """Return "scores", a row an image, and "curves", averaged over images and seeds."""
+
+        def evaluate() -> dict[str, pd.DataFrame]:
+            found = faithfulness.evaluate(
+                self.task.vit, self.task.images, {method: self.maps(method)}, removal, explainer=self._explainer(removal),
+                steps=self.steps, seed=self.seed, logits=self.task.logits, progress=False,
+            )  # fmt: skip
+            by_point = found.curves.groupby(["method", "removal", "order", "share"], sort=False)["p"]
+            return {
+                "scores": results.wide(self._with_index(found.scores)),
+                "curves": by_point.agg(p="mean", n="size").reset_index(),
+            }
+
+        return self.pieces.tables(f"curves, {removal}, {method}", evaluate)
+
+    @cached_property
+    def compared(self) -> list[str]:
+        """DiffMask, the other methods with the highest SRG, mean over images and removals, and random sets."""
+        rivals = [name for name in self.methods if name not in (DIFFMASK, *BASELINES) and BLUR not in name]
+
+        def srg(method: str) -> float:
+            return sum(self.curves(method, removal)["scores"]["srg"].mean() for removal in self.removals)
+
+        return [DIFFMASK, *sorted(rivals, key=srg, reverse=True)[:STRONGEST], "random"]
+
+    def equal_size(self, method: str) -> Tensor:
+        """Return masks bool (S, D, n, h, w): as many patches as gates s keep, the best ones by the map of draw d."""
+        keep = self.explained["keep"]
+        if method == DIFFMASK:
+            return keep[:, None]
+        sizes = keep.flatten(2).sum(2)  # (S, n)
+        return torch.stack([torch.stack([faithfulness.best(maps, size) for maps in self.maps(method)]) for size in sizes])
+
+    def masks(self, method: str, removal: str) -> pd.DataFrame:
+        """Return the scores of hard masks, a row a seed of gates and an image, mean over draws of random sets."""
+
+        def score() -> dict[str, pd.DataFrame]:
+            chosen = self.equal_size(method)
+            found = faithfulness.mask_scores(
+                self.task.vit, self.task.images, {method: chosen.flatten(0, 1)}, removal,
+                explainer=self._explainer(removal), seed=self.seed, logits=self.task.logits,
+            )  # fmt: skip
+            found["seed"] //= chosen.shape[1]
+            keys = [column for column in found if column != "value"]
+            return {"masks": results.wide(self._with_index(found.groupby(keys, sort=False)["value"].mean().reset_index()))}
+
+        return self.pieces.tables(f"masks, {removal}, {method}", score)["masks"]
+
+    def label_leak(self, method: str) -> pd.DataFrame:
+        """Return how well the predicted class can be read off hard masks alone, for the size of each seed's masks."""
+
+        def probe() -> dict[str, pd.DataFrame]:
+            tables = []
+            for s, masks in enumerate(self.equal_size(method)[:, 0]):
+                found = faithfulness.label_leak(masks.float(), self.task.logits.argmax(1), seed=self.seed)
+                tables.append(found.rename_axis("what").reset_index().assign(seed=s))
+            return {"probes": self._probe("label leak", method, tables, len(self.task.images))}
+
+        return self.pieces.tables(f"label leak, {method}", probe)["probes"]
+
+    def randomised(self, method: str) -> pd.DataFrame:
+        """Return how maps correlate (Spearman) with those of the trained ViT, as weights are forgotten from the head down."""
+        images, said = self.task.images[:PROBED], self.task.logits[:PROBED].argmax(1)
+
+        def maps_of(s: int) -> Callable[[nn.Module], Tensor]:
+            if method == DIFFMASK:  # the same gates, reading another ViT's hidden states
+                return lambda vit: DiffMask.load(self.task.gates[s], vit, same_vit=False).eval().explain(images).mask
+            return lambda vit: attribution.METHODS[method](vit, images, said)
+
+        def probe() -> dict[str, pd.DataFrame]:
+            tables = []
+            for s in range(len(self.task.gates) if method == DIFFMASK else 1):
+                found = faithfulness.weight_randomisation(self.task.vit, maps_of(s), seed=self.seed, progress=False)
+                found = found.rename(columns={"stage": "metric"}).assign(method=method, removal="", seed=s)
+                found = faithfulness.intervals(found, seed=self.seed).rename(columns={"metric": "what"})
+                tables.append(found[["what", "mean", "low", "high"]].assign(seed=s))
+            return {"probes": self._probe("weight randomisation", method, tables, len(images))}
+
+        return self.pieces.tables(f"weight randomisation, {method}", probe)["probes"]
+
+    def truth(self, method: str) -> pd.DataFrame:
+        """Return how well maps, and DiffMask's hard masks, find the known truth; all seeds together."""
+
+        def score() -> dict[str, pd.DataFrame]:
+            shown = [self.maps(method), *([self.explained["keep"]] if method == DIFFMASK else [])]
+            tables = [faithfulness.truth_scores({method: maps}, self.task.truth, seed=self.seed) for maps in shown]
+            tables = [table.rename(columns={"metric": "what"}).assign(seed=pd.NA) for table in tables]
+            return {"probes": self._probe("truth", method, tables, len(self.task.images))}
+
+        return self.pieces.tables(f"truth, {method}", score)["probes"]
+
+    @staticmethod
+    def _probe(probe: str, method: str, tables: list[pd.DataFrame], n: int) -> pd.DataFrame:
+        table = pd.concat(tables, ignore_index=True).assign(probe=probe, method=method, n=n)
+        return table[["probe", "method", "seed", "what", "mean", "low", "high", "n"]]
+
+    def _explainer(self, removal: str) -> DiffMask | None:
+        """Whose placeholder stands for removed patches: that of the first seed, for all methods alike."""
+        return self.task.explainers[0] if removal == "placeholder" else None
+
+    def _with_index(self, scores: pd.DataFrame) -> pd.DataFrame:
+        return scores.assign(image=self.task.index.numpy()[scores["image"]])
+
+    def _with_source(self, tables: list[pd.DataFrame]) -> pd.DataFrame:
+        table = pd.concat(tables, ignore_index=True)
+        table.insert(0, "source", self.task.source)
+        return table
