@@ -16,6 +16,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.optim import Muon
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -38,6 +39,8 @@ class Recipe:
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 500
+    decay: float = 1.0  # last share of the steps, over which the learning rate falls to 0 along a cosine
+    muon: bool = False  # Muon for the matrices, AdamW for the rest; else AdamW for all
     bf16: bool = True
     removed: float = 0.8  # up to this share of the patches is taken away in a step
     mean_every: int = 8  # every so many steps the mean patch stands where patches are gone; else their tokens are dropped
@@ -56,7 +59,7 @@ RECIPES = {
     ),
     "cifar10": Recipe(
         _plain(32, 4, width=128, depth=6, heads=4, classes=10, mean=CIFAR10.mean, std=CIFAR10.std),
-        steps=24 * 391,
+        steps=4000, batch=256, lr=6e-3, warmup=100, decay=0.4, muon=True,
     ),
 }  # fmt: skip
 
@@ -99,7 +102,7 @@ def train_vit(
 ) -> nn.Module:
     """Train the ViT of a recipe and return it in eval mode.
 
-    steps: gradient steps, by default the recipe's; the learning rate falls to 0 along a cosine over them.
+    steps: gradient steps, by default the recipe's; the learning rate has fallen to 0 at their end.
     checkpoint: a file that is rewritten every `EVERY` steps and continued from if it is there.
     Raises `FileNotFoundError` where the data is missing, `ValueError` where the checkpoint is of another run.
     """
@@ -109,7 +112,7 @@ def train_vit(
     recipe = RECIPES[name]
     length, batch_of = batches(name, root)
     steps = steps or recipe.steps
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = _optimizer(model, recipe)
     run = {"kind": "train-vit", "name": name, "steps": steps, "seed": seed, "recipe": asdict(recipe)}
     start = _resume(checkpoint, model, optimizer, run)
     body = see.anatomy(model)
@@ -127,7 +130,10 @@ def train_vit(
         draw = stream(seed, "vit", step)
         images, labels = batch_of(epoch_order(length, seed, step * recipe.batch, recipe.batch), draw)
         keep = torch.rand(recipe.batch, body.patches, generator=draw).argsort(1)  # a random ranking of each image's patches
-        left = body.patches - int(recipe.removed * body.patches * torch.rand((), generator=draw))
+        rate = _rate(recipe, step, steps)
+        # While the learning rate is high, steps may be rough if they are cheap: then at least half of `removed` is taken away.
+        share = recipe.removed * (1 - (1 - rate / 2) * torch.rand((), generator=draw).item())
+        left = body.patches - int(share * body.patches)
         mean = step % recipe.mean_every == 0
         model.train()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bf16), see.explicit_attention(model):
@@ -143,7 +149,7 @@ def train_vit(
         if not loss.isfinite():
             raise FloatingPointError(f"The loss became {loss.item()} at step {step}; start again with a smaller learning rate.")
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * min((step + 1) / recipe.warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = recipe.lr * rate
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -156,6 +162,19 @@ def train_vit(
             weights = {f"model.{key}": value for key, value in model.state_dict().items()}
             save_state(checkpoint, weights | tensors, {"run": run, "step": step + 1, "optimizer": meta})
     return model.eval()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.muon:  # timm sorts by shape: matrices get Muon, vectors and embeddings AdamW
+        return Muon(model.named_parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, nesterov=True)
+    return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Return the learning rate of a step as a share of the recipe's."""
+    begin = (1 - recipe.decay) * steps
+    fall = 0.5 * (1 + math.cos(math.pi * max(0.0, step - begin) / (steps - begin)))
+    return min((step + 1) / recipe.warmup, fall)
 
 
 def _resume(checkpoint: str | os.PathLike | None, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict) -> int:

@@ -119,17 +119,24 @@ class Comparison:
             "versions": versions(),
         }  # fmt: skip
         self.pieces = Pieces(pieces, self.run, report)
-        self.maps = lru_cache(maxsize=None)(self._maps)
+        self.maps = lru_cache(maxsize=None)(self._maps)  # a method's maps, (S, n, h, w): S seeds of gates, random draws, or 1
 
     def measure(self) -> dict[str, pd.DataFrame]:
         """Return the wide tables that `results.save` takes."""
-        for method in self.methods:
+        methods, removals = self.methods, self.removals
+        asked = [method for method in methods if method not in BASELINES and BLUR not in method]  # who looks at the ViT
+        known = [] if self.task.truth is None else methods
+        drawn = sorted({DIFFMASK, "random", *(method.removeprefix(BLUR) for method in methods)})
+        rivals = min(STRONGEST, len(set(asked) - {DIFFMASK}))
+        pieces = [len(drawn), len(removals) * (len(methods) + rivals + 2), rivals + 1, len(asked), len(known)]
+        self.pieces.total = sum(pieces)
+
+        for method in drawn:
             self.maps(method)
-        curves = [self.curves(method, removal) for removal in self.removals for method in self.methods]
-        masks = [self.masks(method, removal) for removal in self.removals for method in self.compared]
+        curves = [self.curves(method, removal) for removal in removals for method in methods]
+        masks = [self.masks(method, removal) for removal in removals for method in self.compared]
         probes = [self.label_leak(method) for method in self.compared if method not in BASELINES]
-        probes += [self.randomised(method) for method in self.methods if method not in BASELINES and BLUR not in method]
-        probes += [] if self.task.truth is None else [self.truth(method) for method in self.methods]
+        probes += [self.randomised(method) for method in asked] + [self.truth(method) for method in known]
         return {
             "scores": self._with_source([tables["scores"] for tables in curves]),
             "curves": self._with_source([tables["curves"] for tables in curves]),
@@ -146,13 +153,12 @@ class Comparison:
             "methods": self.methods,
             "removals": self.removals,
             "random draws": DRAWS,
-            "images with weights randomised": min(PROBED, len(self.task.images)),
+            "images with weights randomised": self.task.index[self.probed].tolist(),
             "masks compared with": self.compared[1:],
             "notes": [] if self.own_placeholder or "placeholder" in self.removals else [note],
         }
 
     def _maps(self, method: str) -> Tensor:
-        """Return the maps of a method, (S, n, h, w), S being seeds of gates, random draws, or 1."""
         if method.startswith(BLUR):
             return torch.stack([attribution.blurred(maps) for maps in self.maps(method.removeprefix(BLUR))])
         if method == DIFFMASK:
@@ -236,14 +242,20 @@ class Comparison:
             tables = []
             for s, masks in enumerate(self.equal_size(method)[:, 0]):
                 found = faithfulness.label_leak(masks.float(), self.task.logits.argmax(1), seed=self.seed)
-                tables.append(found.rename_axis("what").reset_index().assign(seed=s))
-            return {"probes": self._probe("label leak", method, tables, len(self.task.images))}
+                tables.append(found.rename_axis("metric").reset_index().assign(seed=s))
+            return {"probes": self._probe("label leak", method, tables)}
 
         return self.pieces.tables(f"label leak, {method}", probe)["probes"]
 
+    @property
+    def probed(self) -> Tensor:
+        """Which images: spread over all of them, since a test set may be sorted by class."""
+        n = len(self.task.images)
+        return torch.linspace(0, n - 1, min(PROBED, n)).round().long()
+
     def randomised(self, method: str) -> pd.DataFrame:
         """Return how maps correlate (Spearman) with those of the trained ViT, as weights are forgotten from the head down."""
-        images, said = self.task.images[:PROBED], self.task.logits[:PROBED].argmax(1)
+        images, said = self.task.images[self.probed], self.task.logits[self.probed].argmax(1)
 
         def maps_of(s: int) -> Callable[[nn.Module], Tensor]:
             if method == DIFFMASK:  # the same gates, reading another ViT's hidden states
@@ -255,9 +267,8 @@ class Comparison:
             for s in range(len(self.task.gates) if method == DIFFMASK else 1):
                 found = faithfulness.weight_randomisation(self.task.vit, maps_of(s), seed=self.seed, progress=False)
                 found = found.rename(columns={"stage": "metric"}).assign(method=method, removal="", seed=s)
-                found = faithfulness.intervals(found, seed=self.seed).rename(columns={"metric": "what"})
-                tables.append(found[["what", "mean", "low", "high"]].assign(seed=s))
-            return {"probes": self._probe("weight randomisation", method, tables, len(images))}
+                tables.append(faithfulness.intervals(found, seed=self.seed).assign(seed=s))
+            return {"probes": self._probe("weight randomisation", method, tables).assign(n=len(images))}
 
         return self.pieces.tables(f"weight randomisation, {method}", probe)["probes"]
 
@@ -267,14 +278,13 @@ class Comparison:
         def score() -> dict[str, pd.DataFrame]:
             shown = [self.maps(method), *([self.explained["keep"]] if method == DIFFMASK else [])]
             tables = [faithfulness.truth_scores({method: maps}, self.task.truth, seed=self.seed) for maps in shown]
-            tables = [table.rename(columns={"metric": "what"}).assign(seed=pd.NA) for table in tables]
-            return {"probes": self._probe("truth", method, tables, len(self.task.images))}
+            return {"probes": self._probe("truth", method, [table.assign(seed=pd.NA) for table in tables])}
 
         return self.pieces.tables(f"truth, {method}", score)["probes"]
 
-    @staticmethod
-    def _probe(probe: str, method: str, tables: list[pd.DataFrame], n: int) -> pd.DataFrame:
-        table = pd.concat(tables, ignore_index=True).assign(probe=probe, method=method, n=n)
+    def _probe(self, probe: str, method: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
+        table = pd.concat(tables, ignore_index=True).rename(columns={"metric": "what"})
+        table = table.assign(probe=probe, method=method, n=len(self.task.images))
         return table[["probe", "method", "seed", "what", "mean", "low", "high", "n"]]
 
     def _explainer(self, removal: str) -> DiffMask | None:

@@ -29,11 +29,14 @@ PACKAGES = ("torch", "timm", "captum", "numpy")
 class Pieces:
     """The finished pieces of one run.
 
-    root: the folder of all runs. run: whatever the numbers depend on, as JSON can hold it. report: is told about each piece.
+    root: the folder of all runs. run: whatever the numbers depend on, as JSON can hold it. report: is told about each piece
+    that was made, and how many of the `total` are there.
     """
 
     def __init__(self, root: str | os.PathLike, run: dict, report: Callable[[str], None] = print):
         self.run, self.report = run, report
+        self.total: int | None = None
+        self.finished: set[str] = set()
         content = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
         digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
         self.folder = Path(root) / f"{run['task']}-{digest}"
@@ -51,6 +54,7 @@ class Pieces:
         path = self.folder / f"{_file(name)}.safetensors"
         if not path.is_file():
             save_state(path, self._made(name, make), {"piece": name})
+        self.finished.add(name)
         return load_state(path)[0]
 
     def tables(self, name: str, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
@@ -61,13 +65,14 @@ class Pieces:
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
             os.replace(partial, path)  # a piece is whole or not there
+        self.finished.add(name)
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {key: results.read(io.StringIO(table)) for key, table in stored.items()}
 
     def _made(self, name: str, make: Callable[[], dict]) -> dict:
         start = time.perf_counter()
         made = make()
-        self.report(f"{name}: {time.perf_counter() - start:.1f} s")
+        self.report(f"{len(self.finished) + 1} of {self.total or '?'}: {name}, {time.perf_counter() - start:.1f} s")
         if (now := commit()) not in self.commits:
             with (self.folder / "commits.txt").open("a", encoding="utf-8") as file:
                 file.write(f"{now}\n")

@@ -22,7 +22,6 @@ from . import weights
 
 TABLES = {"scores": ".csv", "curves": "_curves.csv", "masks": "_masks.csv", "probes": "_probes.csv"}
 KEYS = ["source", "method", "seed", "removal", "image"]  # of a row in `scores` and `masks`; the other columns are metrics
-DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,12 @@ def wide(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def text(table: pd.DataFrame) -> str:
-    """Return a table as CSV, numbers rounded."""
-    return table.round(DIGITS).to_csv(index=False, lineterminator="\n")
+    """Return a table as CSV, numbers rounded to four decimals and without zeros at the end."""
+
+    def rounded(value: float) -> str:
+        return f"{value:z.4f}".rstrip("0").rstrip(".")  # z: no minus on a zero
+
+    return table.to_csv(index=False, lineterminator="\n", float_format=rounded)
 
 
 def read(file: str | os.PathLike) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The comparison of all methods: what the command stores is what the functions say, and the stored tables are not stale."""
 
+import io
 import json
 import re
 import shutil
@@ -176,6 +177,11 @@ def test_probes_say_what_they_should(found, task):
     assert truth.query("method == 'diffmask' and what == 'iou'")["mean"].item() == pytest.approx(iou, abs=6e-5)
 
 
+def test_weights_are_forgotten_on_images_of_all_kinds(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "PROBED", 4)
+    assert Comparison(task, pieces=tmp_path).probed.tolist() == [0, 4, 7, 11]
+
+
 def test_the_sidecar_says_how_to_make_it_again(found, gates):
     about = found.about
     assert about["command"].startswith(f"python -m diffmask_lite evaluate grid --images {IMAGES} --steps {STEPS} --seed 0")
@@ -207,8 +213,11 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(stored, tmp_path, gates, monkey
     assert "the power went" in capsys.readouterr().err
     assert main(command(tmp_path, gates)) == 0
     assert len(asked) == 1 + 2 * len(SOME), "a finished piece was measured again"
+    last = [line for line in capsys.readouterr().out.splitlines() if " of " in line][-1]
+    assert re.match(r"(\d+) of \1: truth, ", last), "the count of pieces is off"
     assert contents(tmp_path) == contents(stored)
     assert main(command(tmp_path, gates)) == 0
+    assert " of " not in capsys.readouterr().out
     assert len(asked) == 1 + 2 * len(SOME) and contents(tmp_path) == contents(stored)
 
 
@@ -300,6 +309,15 @@ def test_every_option_is_explained():
     (commands,) = (action for action in parser()._actions if action.choices)
     for action in commands.choices["evaluate"]._actions:
         assert action.help and len(action.help) > 20, action.dest
+
+
+def test_numbers_are_stored_short_and_read_back_the_same():
+    table = pd.DataFrame({"method": ["a"] * 5, "seed": [0, 1, 2, 3, None], "x": [1 / 3, 1.0, -0.00001, 12.30004, 0.5]})
+    text = results.text(table)
+    assert text.splitlines()[1:] == ["a,0,0.3333", "a,1,1", "a,2,0", "a,3,12.3", "a,,0.5"]
+    again = results.read(io.StringIO(text))
+    assert results.text(again) == text and again["x"].tolist() == [0.3333, 1.0, 0.0, 12.3, 0.5]
+    assert again["seed"].isna().tolist() == [False] * 4 + [True] and again["seed"][3] == 3
 
 
 def test_long_and_wide_are_inverse(found):

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
-from timm.optim import Lookahead
+from timm.optim import Lookahead, Muon
 from torch import nn
 
 from diffmask_lite import state
@@ -175,6 +175,10 @@ def lookahead(groups):
     return Lookahead(adamw(groups), alpha=0.5, k=3)
 
 
+def muon(groups):
+    return Muon(groups, lr=0.01, nesterov=True)  # its state also says, as a bool, which parameters are matrices
+
+
 def momentum(groups):
     return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
 
@@ -196,7 +200,7 @@ def train(model, optimizer, steps):
 
 
 @pytest.mark.parametrize("saved_at", [0, 1, 5, 6])
-@pytest.mark.parametrize("make", [adamw, lookahead, momentum])
+@pytest.mark.parametrize("make", [adamw, lookahead, momentum, muon])
 def test_a_resumed_optimizer_goes_on_bit_by_bit(tmp_path, make, saved_at):
     whole, optimizer = beginning(make)
     train(whole, optimizer, range(13))

@@ -127,6 +127,26 @@ def test_train_vit_resumes_to_bitwise_the_same_weights(tmp_path, monkeypatch):
     refused(error)
 
 
+def test_a_recipe_with_muon_gives_it_the_matrices():
+    recipe = classifier.RECIPES["cifar10"]
+    model = classifier.build("cifar10")
+    optimizer = classifier._optimizer(model, recipe)
+    sum(p.square().sum() for p in model.parameters()).backward()
+    optimizer.step()
+    uses = {name: "momentum_buffer" in optimizer.state[p] for name, p in model.named_parameters()}
+    assert uses["blocks.0.attn.qkv.weight"] and uses["patch_embed.proj.weight"]
+    assert not uses["pos_embed"] and not uses["blocks.0.norm1.weight"] and not uses["blocks.0.attn.qkv.bias"]
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_0():
+    recipe = classifier.Recipe({}, steps=100, warmup=10, decay=0.4)
+    rates = [classifier._rate(recipe, step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:61] == [1.0] * 52 and rates[100] == pytest.approx(0)
+    assert rates[80] == pytest.approx(0.5) and rates[61:] == sorted(rates[61:], reverse=True)
+    whole = classifier.Recipe({}, steps=100, warmup=1)
+    assert classifier._rate(whole, 50, 100) == pytest.approx(0.5)
+
+
 @pytest.fixture
 def cifar(tmp_path):
     """A data root with three images a class, where a class has a colour of its own."""
