@@ -107,8 +107,8 @@ class Comparison:
             raise ValueError(f"There is no method {unknown[0]!r}; there are {', '.join(METHODS)}.")
         self.task, self.steps, self.seed = task, steps, seed
         self.methods = [name for name in METHODS if name in (methods or METHODS)]  # in one order, whatever was asked
-        self.own_placeholder = any(explainer.kind != "mean" for explainer in task.explainers)
-        self.removals = list(removals or [*REMOVALS, *(["placeholder"] if self.own_placeholder else [])])
+        self.own_placeholder = task.explainers[0].kind != "mean"
+        self.removals = list(dict.fromkeys(removals or [*REMOVALS, *["placeholder"] * self.own_placeholder]))  # each once
         self.run = {
             "task": task.name, "source": task.source, "images": len(task.images), "steps": steps, "seed": seed,
             "vit": {"file": task.vit_file.name, "fingerprint": fingerprint(task.vit), "sha256": weights.sha256(task.vit_file)},

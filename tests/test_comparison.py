@@ -56,7 +56,10 @@ def task(gates):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("grid*.*")}
+    """The bytes of all files, without the commits: somebody may edit the package while its tests run."""
+    found = {path.name: path.read_bytes() for path in folder.glob("grid*.*")}
+    found["grid.json"] = re.sub(rb'"commit": \[.*?\]', b"", found["grid.json"], flags=re.DOTALL)
+    return found
 
 
 def seeds_of(method):
