@@ -1,6 +1,7 @@
 """Shipped weights load, score what the manifest says, and an altered file is named; the commands that make them work."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -37,8 +38,24 @@ def test_the_manifest_lists_every_file_and_all_are_small():
     assert {name: entry["bytes"] for name, entry in said.items()} == files
     assert sum(files.values()) < 12_000_000
     for name, entry in said.items():
-        task, part = name.removesuffix(".safetensors").rsplit("_", 1)
-        assert entry["command"].startswith(f"python -m diffmask_lite train-{part} {task}") and entry["scores"]
+        task, plain, part, seed = re.fullmatch(r"(\w+?)(_plain)?_(vit|gates)(?:_(\d+))?\.safetensors", name).groups()
+        assert (
+            entry["command"].startswith(f"python -m diffmask_lite train-{part} {task} --seed {seed or 0}") and entry["scores"]
+        )
+        assert entry["seed"] == int(seed or 0) and entry["command"].endswith(" --plain") == bool(plain)
+
+
+def test_plain_gates_and_other_seeds_have_files_of_their_own():
+    _, ranks = weights.pretrained("cifar10")
+    plain, other = (weights.pretrained("cifar10", **which)[1] for which in ({"plain": True}, {"seed": 1}))
+    assert ranks.per_class and other.per_class and not plain.per_class
+    assert not torch.equal(ranks.gates[0].first.weight, other.gates[0].first.weight)
+    assert weights.seeds_of("cifar10") == [0, 1, 2] and weights.seeds_of("cifar10", "plain_gates") == [0]
+    with pytest.raises(ValueError, match="cifar10_gates_7") as error:
+        weights.pretrained("cifar10", seed=7)
+    refused(error)
+    grid = (weights.pretrained("grid", plain=flag)[1].state_dict() for flag in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in grid), strict=True))
 
 
 @pytest.fixture
@@ -186,4 +203,4 @@ def test_the_commands_say_in_one_sentence_what_is_missing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train-gates", "--help"])
     assert "KL divergence allowed, in nats" in capsys.readouterr().out
-    assert set(GATES) == set(weights.NAMES)
+    assert set(GATES) == {*weights.NAMES, "cifar10 plain"}
