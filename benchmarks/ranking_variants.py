@@ -2,12 +2,12 @@
 
     python benchmarks/ranking_variants.py                     everything, and writes data/results/ranking_variants.csv
     python benchmarks/ranking_variants.py --seeds 0           one seed
-    python benchmarks/ranking_variants.py --variants plain worth
+    python benchmarks/ranking_variants.py --variants plain "plain, worth"
 
 The gates of every variant explain the shipped CIFAR-10 ViT. 2,000 training images are held out; the first 300 of them are
-scored, with tokens dropped, the mean patch, and uniform noise. A variant and seed that is in build/ already is not trained
+scored, with tokens dropped, the mean patch, and uniform noise. A variant and seed that is in --work already is not trained
 again, so an interrupted run goes on; `--fresh` starts anew. The table has a row for each variant, removal and metric: mean,
-95 % bootstrap interval over images and seeds, and the paired difference to the variant "plain" with its interval.
+95 % bootstrap interval over images and seeds, and the difference to the variant "plain", paired by image, with its interval.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ def judge(
         table = intervals(scores)
         for row in table.index if "plain" in maps else []:
             removal, method, metric = table.loc[row, ["removal", "method", "metric"]]
+            if method == "plain":  # with seeds drawn anew for either side, not even this difference would be 0
+                continue
             gain = compare(scores, method, "plain", metric, removal)
             table.loc[row, ["gain", "gain_low", "gain_high"]] = tuple(gain)
         tables.append(table)

@@ -79,13 +79,14 @@ def fit(
         it drops tokens.
     shallowest: the smallest depth k that is drawn. At 0, as published, gate 0 learns a mask that meets the constraint alone,
         from nothing but the patch itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
+    optimizer: "adam"; or "lookahead-rmsprop", as published.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT.
 
     Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
     `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
     """
-    _check_settings(dataset, steps, eps, batch, lr, rank, sparsity, optimizer)
+    _check_settings(dataset, {"eps": eps, "steps": steps, "batch": batch, "lr": lr, "every": every}, rank, sparsity, optimizer)
     vit, body = explainer.vit, explainer.body
     if not 0 <= shallowest < body.states:
         raise ValueError(f"shallowest is a depth in 0 … {body.states - 1}, but it is {shallowest}.")
@@ -164,14 +165,12 @@ def fit(
     return history
 
 
-def _check_settings(
-    dataset: Any, steps: int, eps: float, batch: int, lr: float, rank: float, sparsity: str, optimizer: str
-) -> None:
+def _check_settings(dataset: Any, positive: dict[str, float], rank: float, sparsity: str, optimizer: str) -> None:
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
         raise ValueError(f"fit needs a data set with a length and items by index, but this is a {type(dataset).__name__}.")
     if len(dataset) == 0:
         raise ValueError("The data set is empty; give fit at least one image.")
-    for name, value in {"eps": eps, "steps": steps, "batch": batch, "lr": lr}.items():
+    for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} must be above 0, but it is {value}.")
     if not rank >= 0:
@@ -184,11 +183,8 @@ def _check_settings(
 
 def _words(function: Callable) -> list:
     """Say in JSON which function this is, and with which options `functools.partial` filled it."""
-    options = getattr(function, "keywords", {})
-    return [
-        getattr(getattr(function, "func", function), "__name__", type(function).__name__),
-        *sorted(map(list, options.items())),
-    ]
+    options, inner = getattr(function, "keywords", {}), getattr(function, "func", function)
+    return [getattr(inner, "__name__", type(inner).__name__), *sorted(map(list, options.items()))]
 
 
 def _optimizer(name: str, explainer: DiffMask, lr: float) -> torch.optim.Optimizer:

@@ -44,9 +44,9 @@ def top_m(
 ) -> Tensor:
     """Let the m patches of the highest score be enough, and be needed, for an m drawn anew for each image.
 
-    The score is perturbed by Gumbel noise (Xie and Ermon 2019, arXiv 1901.10517), the m best are kept, and the gradient passes
-    straight through to them (Bengio et al. 2013, arXiv 1308.3432) as if the choice had been a sigmoid around the m-th. The
-    loss is KL(p ‖ p(the m alone)) plus the probability of the predicted class without them.
+    The score is perturbed by Gumbel noise (Xie and Ermon 2019, arXiv 1901.10517) and the m best are kept. The gradient passes
+    straight through the choice (Bengio et al. 2013, arXiv 1308.3432), as if it had been a sigmoid around the border between
+    the m-th and the next. The loss is KL(p ‖ p(the m alone)) plus the probability of the predicted class without them.
     """
     count, patches = score.shape
     uniform = torch.rand(count, patches, generator=generator).clamp(1e-6, 1 - 1e-6)
@@ -66,7 +66,7 @@ def destroyed(
     vit: nn.Module, images: Tensor, logits: Tensor, score: Tensor, placeholder: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Let the prediction go without what the mask keeps: the probability of its class on 1 − mask, averaged over images."""
-    without = 1 - score.sigmoid().unflatten(1, see.anatomy(vit).grid)
+    without = (-score).sigmoid().unflatten(1, see.anatomy(vit).grid)  # 1 − mask, with a gradient also where the mask is 1
     masked = see.predict(vit, images, without, placeholder)
     return masked.softmax(1).gather(1, logits.argmax(1, keepdim=True)).mean()
 
@@ -75,16 +75,21 @@ def destroyed(
 def worth(
     vit: nn.Module, images: Tensor, target: Tensor, generator: torch.Generator, removal: str | Tensor = "drop", pairs: int = 4
 ) -> Tensor:
-    """Return a noisy look at what each patch is worth to a class, (B, N): its mean effect on the probability.
+    """Return a noisy look at what each patch is worth to a class, (B, N): half its mean effect on the probability.
+
+    images: (B, C, H, W). target: a class for each image, (B,). generator: on the CPU. removal: see `vit.predict`.
 
     Half of an image's patches, drawn at random, are kept, and then the other half; the difference of the class's probability
     p speaks for each patch of the first half and against each of the second. The mean over `pairs` such draws estimates
-    (E[p | kept] − E[p | removed]) / 2 (as RISE does, Petsiuk et al. 2018; with all coalitions equally likely that is half the
-    Banzhaf value). A few draws are far too noisy to explain one image, but gates that learn from many images average them.
+    (E[p | kept] − E[p | removed]) / 2; RISE (Petsiuk et al. 2018) has the first term alone, and were all coalitions equally
+    likely it would be half the Banzhaf value. A few draws are far too noisy to explain one image, but gates that learn from
+    many images average them. Raises `ValueError` for less than one pair.
 
     Gradients are not used, on purpose: the slope of the ViT along a gate, at a mix of patch and placeholder, says little of
     what happens when the patch goes.
     """
+    if pairs < 1:
+        raise ValueError(f"worth compares pairs of halves, so pairs must be at least 1, but it is {pairs}.")
     body = see.anatomy(vit)
     total = images.new_zeros(len(images), body.patches, dtype=torch.float32)
     for _ in range(pairs):

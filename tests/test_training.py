@@ -18,7 +18,7 @@ from diffmask_lite import vit as see
 from diffmask_lite import worth as worth_module
 from diffmask_lite.datasets import ColourGrid
 from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
-from diffmask_lite.gates import TEMPERATURE
+from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
 from diffmask_lite.state import epoch_order, stream
 from diffmask_lite.weights import folder, load_vit
 from diffmask_lite.worth import by_worth, correlation, destroyed, top_m, worth
@@ -123,10 +123,10 @@ def test_each_ranking_term_teaches_the_gates_and_leaves_the_vit_alone(images, te
     vit = build("vit")
     before = {key: value.clone() for key, value in vit.state_dict().items()}
     explainer = DiffMask(vit, per_class=True)
-    score = explainer.read(images[:4])[1].sum(1)
+    score = log_odds(log_open(explainer.read(images[:4])[1]).sum(1))
     loss = term(vit, images[:4], vit(images[:4]).detach(), score, explainer.placeholder, stream(0, "term"))
-    gradients = torch.autograd.grad(loss, explainer.gates[-1].first.weight)
-    assert loss.ndim == 0 and gradients[0].abs().max() > 0
+    (gradient,) = torch.autograd.grad(loss, explainer.gates[-1].first.weight)
+    assert loss.ndim == 0 and gradient.isfinite().all() and gradient.abs().max() > 0
     assert all(torch.equal(value, before[key]) for key, value in vit.state_dict().items())
 
 
@@ -148,7 +148,40 @@ def test_top_m_keeps_the_best_and_takes_them_away():
     m = torch.randint(1, 16, (3, 1), generator=draw)
     best = score.argsort(1, descending=True).argsort(1) < m
     assert torch.allclose(alone, best.float(), atol=1e-5) and torch.allclose(without, 1 - best.float(), atol=1e-5)
-    assert loss.requires_grad
+    p = vit(images).detach().softmax(1)
+    q, r = (see.predict(vit, images, keep, DiffMask(vit).placeholder).detach().softmax(1) for keep in seen)
+    kl = (p * (p / q).log()).sum(1)
+    wanted = sum(kl[b] + r[b, p[b].argmax()] for b in range(3)) / 3
+    assert loss.requires_grad and loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+
+
+def test_destroyed_is_the_class_left_without_the_mask_and_still_slopes_where_the_mask_is_1():
+    vit, images = shared("vit"), some_images(shared("vit"), 2)
+    score, logits = torch.linspace(-4, 40, 32).view(2, 16).requires_grad_(), vit(images).detach()
+    grey = DiffMask(vit).placeholder
+    loss = destroyed(vit, images, logits, score, grey, stream(0))
+    wanted = 0.0
+    for b in range(2):
+        without = 1 - 1 / (1 + (-score[b].detach().double()).exp())
+        q = see.predict(vit, images[b : b + 1], without.float().view(1, 4, 4), grey).softmax(1)[0]
+        wanted += q[logits[b].argmax()].item() / 2
+    assert loss.item() == pytest.approx(wanted, abs=1e-5)
+    (gradient,) = torch.autograd.grad(loss, score)
+    assert (score.sigmoid() == 1).sum() > 8 and (gradient != 0).all()
+
+
+def test_by_worth_is_minus_the_mean_correlation_with_worth(images):
+    vit, x = shared("vit"), images[:3]
+    score, logits = torch.randn(3, 16, generator=stream(2)), vit(images[:3]).detach()
+    for removal in (None, "drop"):
+        grey = DiffMask(vit).placeholder
+        found = by_worth(vit, x, logits, score, grey, stream(3), removal=removal, pairs=2)
+        value = worth(vit, x, logits.argmax(1), stream(3), removal or grey, pairs=2)
+        wanted = [torch.corrcoef(torch.stack([score[b], value[b]]))[0, 1].item() for b in range(3)]
+        assert found.item() == pytest.approx(-sum(wanted) / 3, abs=1e-5)
+    with pytest.raises(ValueError, match="pairs must be at least 1") as error:
+        by_worth(vit, x, logits, score, grey, stream(3), pairs=0)
+    assert_one_sentence(error.value)
 
 
 def test_correlation_agrees_with_torch():
@@ -286,12 +319,23 @@ def test_a_run_killed_at_any_moment_resumes_to_bitwise_the_same_weights(tmp_path
 def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path, images):
     checkpoint = tmp_path / "run.safetensors"
     fit(DiffMask(shared("vit")), images, 2, checkpoint=checkpoint, **QUICK)
-    for change, word in (({"eps": 0.2}, "eps"), ({"seed": 3}, "seed"), ({"sparsity": "log"}, "sparsity")):
+    changes = {"eps": 0.2, "seed": 3, "sparsity": "log", "rank": 1.0, "shallowest": 2}
+    for word, change in ((word, {word: value}) for word, value in changes.items()):
         with pytest.raises(ValueError, match=f"another run: {word}") as error:
             fit(DiffMask(shared("vit")), images, 2, checkpoint=checkpoint, **{**QUICK, **change})
         assert_one_sentence(error.value)
     history = fit(DiffMask(shared("vit")), images, 5, checkpoint=checkpoint, **QUICK)  # longer is the same run
     assert history.step == [0, 1, 2, 3, 4]
+
+
+def test_a_checkpoint_knows_the_ranking_term_and_its_options(tmp_path, images):
+    checkpoint = tmp_path / "run.safetensors"
+    fit(DiffMask(shared("vit")), images, 1, checkpoint=checkpoint, rank=1.0, ranking=partial(by_worth, pairs=2), **QUICK)
+    for other in (by_worth, destroyed, partial(by_worth, pairs=1), partial(by_worth, pairs=2, removal="drop")):
+        with pytest.raises(ValueError, match="another run: rank"):
+            fit(DiffMask(shared("vit")), images, 2, checkpoint=checkpoint, rank=1.0, ranking=other, **QUICK)
+    same = partial(by_worth, pairs=2)
+    assert len(fit(DiffMask(shared("vit")), images, 2, checkpoint=checkpoint, rank=1.0, ranking=same, **QUICK)) == 2
 
 
 def test_worker_processes_give_the_same_batches(images):
@@ -366,6 +410,7 @@ class Items(Dataset):
         (Items(torch.zeros(3, 64, 64)), {"steps": 0}, "steps"),
         (Items(torch.zeros(3, 64, 64)), {"batch": 0}, "batch"),
         (Items(torch.zeros(3, 64, 64)), {"lr": -1}, "lr"),
+        (Items(torch.zeros(3, 64, 64)), {"every": 0}, "every must be above 0"),
         (Items(torch.zeros(3, 64, 64)), {"sparsity": "l1"}, "sparsity"),
         (Items(torch.zeros(3, 64, 64)), {"optimizer": "sgd"}, "optimizer"),
         (Items(torch.zeros(3, 64, 64)), {"rank": -1}, "rank must be 0 or more"),
