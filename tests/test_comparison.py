@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def test_images_are_named_by_their_place_in_the_test_set(found, task):
 def test_scores_are_those_of_evaluate(found, task):
     vit, images = task.vit, task.images
     centre = attribution.METHODS["centre"](vit, images)
-    blurred = [attribution.blurred(DiffMask.load(path, vit).explain(images).mask) for path in task.gates]
+    blurred = [attribution.blurred(DiffMask.load(path, vit).explain(images).score) for path in task.gates["diffmask"]]
     maps = {"centre": centre, "blurred diffmask": torch.stack(blurred)}
     wanted = faithfulness.evaluate(vit, images, maps, ("drop", "mean"), steps=STEPS, progress=False).scores
     wanted["image"] = task.index.numpy()[wanted["image"]]
@@ -122,7 +123,7 @@ def test_masks_are_compared_at_the_same_number_of_patches(found, task):
     assert list(found.masks["method"].unique()) == ["diffmask", *found.about["masks compared with"]]
     kept = rows["kept"].unstack("method")
     assert (kept.sub(kept["diffmask"], axis=0) == 0).all(axis=None)
-    shown = torch.stack([DiffMask.load(path, task.vit).explain(task.images).keep for path in task.gates])
+    shown = torch.stack([DiffMask.load(path, task.vit).explain(task.images).keep for path in task.gates["diffmask"]])
     share = kept["diffmask"].unstack("removal")["drop"].unstack("seed").to_numpy().T
     np.testing.assert_allclose(share, shown.flatten(2).double().mean(2), atol=6e-5)
     assert not np.array_equal(share[0], share[1]), "the two seeds keep alike, so this test sees nothing"
@@ -130,7 +131,7 @@ def test_masks_are_compared_at_the_same_number_of_patches(found, task):
 
 def test_shown_masks_score_as_verify_says(found, task):
     masks = found.masks.query("method == 'diffmask' and removal == 'drop'")
-    for seed, path in enumerate(task.gates):
+    for seed, path in enumerate(task.gates["diffmask"]):
         explainer = DiffMask.load(path, task.vit)
         check = explainer.verify(task.images, explainer.explain(task.images).keep, removal="drop")
         rows = masks[masks["seed"] == seed]
@@ -143,7 +144,7 @@ def test_sets_of_equal_size_are_the_best_of_a_map(task, stored):
     run = Comparison(task, methods=["diffmask", "leave_one_out"], steps=STEPS, pieces=stored / "pieces")
     (maps,) = run.maps("leave_one_out")
     chosen = run.equal_size("leave_one_out")[:, 0]
-    assert torch.equal(chosen.flatten(2).sum(2), run.explained["keep"].flatten(2).sum(2))
+    assert torch.equal(chosen.flatten(2).sum(2), run.explained("diffmask")["keep"].flatten(2).sum(2))
     for keep in chosen:
         for one, kept in zip(maps, keep, strict=True):
             if kept.any() and not kept.all():
@@ -175,7 +176,7 @@ def test_probes_say_what_they_should(found, task):
     assert forgot["diffmask", 0, "embedding"] < 0.99
     truth = probes[probes["probe"] == "truth"]
     assert truth["seed"].isna().all() and set(truth["method"]) == set(SOME)
-    keep = torch.stack([DiffMask.load(path, task.vit).explain(task.images).keep for path in task.gates])
+    keep = torch.stack([DiffMask.load(path, task.vit).explain(task.images).keep for path in task.gates["diffmask"]])
     iou = np.mean([faithfulness.pooled_iou(one, task.truth) for one in keep])
     assert truth.query("method == 'diffmask' and what == 'iou'")["mean"].item() == pytest.approx(iou, abs=6e-5)
 
@@ -229,7 +230,7 @@ def test_pieces_of_another_run_are_not_taken(tmp_path):
         kept = pieces.Pieces(tmp_path, run, report=lambda line: None)
         return kept.tables("a, b", lambda: {"scores": pd.DataFrame({"x": [value]})})["scores"]["x"].item()
 
-    assert tables({"task": "grid", "seed": 0}, 0.12345) == 0.1234  # as in the files
+    assert tables({"task": "grid", "seed": 0}, 0.12344) == 0.1234  # as in the files
     assert tables({"task": "grid", "seed": 0}, 0.5) == 0.1234
     assert tables({"task": "grid", "seed": 1}, 0.5) == 0.5
     assert len(list(tmp_path.iterdir())) == 2
@@ -271,7 +272,7 @@ def test_a_placeholder_of_its_own_is_one_more_removal(task, tmp_path, gates):
     plain = Comparison(task, pieces=tmp_path)
     assert plain.removals == ["drop", "mean", "noise"] and plain.about("")["notes"]
     maps = {"centre": attribution.METHODS["centre"](task.vit, task.images)}
-    explainer = task.explainers[0]
+    explainer = task.explainers["diffmask"][0]
     scores = faithfulness.evaluate(task.vit, task.images, maps, ("mean", "placeholder"), explainer=explainer, steps=3).scores
     same = scores.pivot(index=["image", "metric"], columns="removal", values="value")
     np.testing.assert_allclose(same["placeholder"], same["mean"], atol=1e-4)  # what the note says
@@ -307,7 +308,37 @@ def test_gates_of_every_seed_are_found_in_order(tmp_path):
         shutil.copy(weights.folder() / "grid_gates.safetensors", tmp_path / name)
         weights.register(tmp_path / name, "train-gates", 0, {})
     assert weights.seeds_of("grid", root=tmp_path) == [0, 2, 10]
-    assert [path.name for path in prepare("grid", 2, root=tmp_path).gates] == [names[2], names[1], names[0]]
+    assert [path.name for path in prepare("grid", 2, root=tmp_path).gates["diffmask"]] == [names[2], names[1], names[0]]
+
+
+def test_plain_gates_are_a_method_of_their_own(tmp_path):
+    """Scored by their own masks, and without a say in how many patches the others are compared at."""
+    for file in ("grid_vit.safetensors", "grid_gates.safetensors"):
+        shutil.copy(weights.folder() / file, tmp_path)
+        weights.register(tmp_path / file, "train", 0, {})
+    vit, trained = weights.pretrained("grid")
+    other = DiffMask(vit, seed=9)
+    with torch.no_grad():
+        for gate in other.gates:
+            gate.last.bias.fill_(2.0)
+            gate.last.weight.mul_(8)
+    other.save(tmp_path / "grid_plain_gates.safetensors")
+    weights.register(tmp_path / "grid_plain_gates.safetensors", "train", 0, {})
+    task = prepare("grid", 6, root=tmp_path)
+    run = Comparison(
+        task, methods=["diffmask", "diffmask_plain", "centre"], removals=["mean"], steps=3, pieces=tmp_path / "pieces"
+    )
+    tables = run.measure()
+    assert {(entry["method"], entry["file"]) for entry in run.about("")["gates"]} == {
+        ("diffmask", "grid_gates.safetensors"), ("diffmask_plain", "grid_plain_gates.safetensors")
+    }  # fmt: skip
+    maps = {"diffmask_plain": other.explain(task.images).score}
+    wanted = faithfulness.evaluate(vit, task.images, maps, "mean", steps=3, progress=False).scores.query("metric == 'srg'")
+    np.testing.assert_allclose(tables["scores"].query("method == 'diffmask_plain'")["srg"], wanted["value"], atol=6e-5)
+    kept = tables["masks"].set_index(["method", "image"])["kept"]
+    assert not np.allclose(kept["diffmask_plain"], kept["diffmask"])
+    np.testing.assert_allclose(kept["diffmask_plain"], other.explain(task.images).keep.flatten(1).double().mean(1), atol=6e-5)
+    np.testing.assert_allclose(kept["random"], trained.explain(task.images).keep.flatten(1).double().mean(1), atol=6e-5)
 
 
 def test_every_option_is_explained():
@@ -345,7 +376,9 @@ def test_shipped_tables_were_measured_on_the_shipped_weights(shipped):
     vit, _ = weights.pretrained(name)
     assert found.about["vit"]["fingerprint"] == fingerprint(vit), stale
     assert found.about["vit"]["sha256"] == weights.manifest()[f"{name}_vit.safetensors"]["sha256"], stale
-    files = [weights.gates_file(name, seed=seed) for seed in weights.seeds_of(name)]
+    files = [
+        weights.gates_file(name, kind, seed) for kind in comparison.GATES.values() for seed in weights.seeds_of(name, kind)
+    ]
     wanted = [(file, weights.manifest()[file]["sha256"]) for file in files]
     assert [(entry["file"], entry["sha256"]) for entry in found.about["gates"]] == wanted, stale
 
@@ -353,11 +386,13 @@ def test_shipped_tables_were_measured_on_the_shipped_weights(shipped):
 def test_shipped_tables_are_whole(shipped):
     name, found = shipped
     about = found.about
-    assert about["methods"] == list(METHODS) == list(found.scores["method"].unique())
+    gates = Counter(entry["method"] for entry in about["gates"])
+    there = [method for method in METHODS if method not in comparison.GATES or method in gates]
+    assert about["methods"] == there == list(found.scores["method"].unique())
     assert list(found.scores["removal"].unique()) == about["removals"] and {"drop", "mean", "noise"} <= set(about["removals"])
     table = results.wide(found.scores)
     for method, rows in table.groupby("method"):
-        seeds = comparison.DRAWS if method == "random" else len(about["gates"]) if "diffmask" in method else 1
+        seeds = comparison.DRAWS if method == "random" else gates.get(method.removeprefix(comparison.BLUR), 1)
         assert len(rows) == seeds * len(about["removals"]) * about["images"] == len(rows.drop_duplicates(results.KEYS[1:])), (
             method
         )

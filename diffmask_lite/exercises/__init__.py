@@ -1,5 +1,6 @@
 """The checkers that the notebooks' exercises call, a module for each notebook."""
 
+from .faithfulness import check_auroc, check_paired, check_srg
 from .gates import check_log_kept, check_masses, check_mean_gate
 from .masks import check_agreement, check_blend, check_grow
 from .quickstart import check_kl, check_top_patches
@@ -8,7 +9,7 @@ from .verdict import Verdict
 from .vit_internals import check_attention, check_read_attention, check_unpatchify
 
 __all__ = [
-    "Verdict", "check_agreement", "check_ascend", "check_attention", "check_blend", "check_grow", "check_kl",
-    "check_lagrangian", "check_log_kept", "check_masses", "check_mean_gate", "check_minimise", "check_read_attention",
-    "check_top_patches", "check_unpatchify",
+    "Verdict", "check_agreement", "check_ascend", "check_attention", "check_auroc", "check_blend", "check_grow", "check_kl",
+    "check_lagrangian", "check_log_kept", "check_masses", "check_mean_gate", "check_minimise", "check_paired",
+    "check_read_attention", "check_srg", "check_top_patches", "check_unpatchify",
 ]  # fmt: skip
