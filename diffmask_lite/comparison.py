@@ -126,7 +126,7 @@ class Comparison:
             ],
             "versions": versions(),
         }  # fmt: skip
-        self.pieces = Pieces(pieces, self.run, report)
+        self.pieces = Pieces(pieces, self.run, report, without="gates")  # new gates leave the other methods' pieces as they are
         self.maps = lru_cache(maxsize=None)(self._maps)  # a method's maps, (S, n, h, w): S seeds of gates, random draws, or 1
 
     def measure(self) -> dict[str, pd.DataFrame]:
@@ -171,7 +171,7 @@ class Comparison:
             return torch.stack([attribution.blurred(maps) for maps in self.maps(method.removeprefix(BLUR))])
         if method in GATES:
             return self.explained(method)["score"]
-        return self.pieces.tensors(f"maps, {method}", lambda: {"maps": self._drawn(method)})["maps"]
+        return self.pieces.tensors(f"maps, {method}", lambda: {"maps": self._drawn(method)}, shared=True)["maps"]
 
     def _drawn(self, method: str) -> Tensor:
         function, images = attribution.METHODS[method], self.task.images
@@ -207,7 +207,8 @@ class Comparison:
                 "curves": by_point.agg(p="mean", n="size").reset_index(),
             }
 
-        return self.pieces.tables(f"curves, {removal}, {method}", evaluate)
+        shared = method.removeprefix(BLUR) not in GATES and removal != "placeholder"
+        return self.pieces.tables(f"curves, {removal}, {method}", evaluate, shared)
 
     @cached_property
     def compared(self) -> list[str]:
@@ -281,7 +282,7 @@ class Comparison:
                 tables.append(faithfulness.intervals(found, seed=self.seed).assign(seed=s))
             return {"probes": self._probe("weight randomisation", method, tables).assign(n=len(images))}
 
-        return self.pieces.tables(f"weight randomisation, {method}", probe)["probes"]
+        return self.pieces.tables(f"weight randomisation, {method}", probe, shared=method not in GATES)["probes"]
 
     def truth(self, method: str) -> pd.DataFrame:
         """Return how well maps, and DiffMask's hard masks, find the known truth; all seeds together."""
@@ -291,7 +292,7 @@ class Comparison:
             tables = [faithfulness.truth_scores({method: maps}, self.task.truth, seed=self.seed) for maps in shown]
             return {"probes": self._probe("truth", method, [table.assign(seed=pd.NA) for table in tables])}
 
-        return self.pieces.tables(f"truth, {method}", score)["probes"]
+        return self.pieces.tables(f"truth, {method}", score, shared=method.removeprefix(BLUR) not in GATES)["probes"]
 
     def _probe(self, probe: str, method: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
         table = pd.concat(tables, ignore_index=True).rename(columns={"metric": "what"})

@@ -1,7 +1,8 @@
 """A long measurement in pieces, each stored as soon as it is finished, so that the same command goes on after a stop.
 
 Each run has a folder of its own, named by a hash of all that its numbers depend on: pieces of another run are never taken for
-those of this one. The code is not part of the hash, so the folder keeps the commits at which its pieces were made.
+those of this one. Runs that differ in one entry alone, say the gates, share a folder for the pieces that do not hang on it. The
+code is not part of the hash, so a folder keeps the commits at which its pieces were made.
 """
 
 from __future__ import annotations
@@ -29,39 +30,38 @@ PACKAGES = ("torch", "timm", "captum", "numpy")
 class Pieces:
     """The finished pieces of one run.
 
-    root: the folder of all runs. run: whatever the numbers depend on, as JSON can hold it. report: is told about each piece
-    that was made, and how many of the `total` are there.
+    root: the folder of all runs. run: whatever the numbers depend on, as JSON can hold it. without: the entry of `run` that some
+    pieces do not hang on. report: is told about each piece that was made, and how many of the `total` are there.
     """
 
-    def __init__(self, root: str | os.PathLike, run: dict, report: Callable[[str], None] = print):
+    def __init__(self, root: str | os.PathLike, run: dict, report: Callable[[str], None] = print, without: str = ""):
         self.run, self.report = run, report
         self.total: int | None = None
         self.finished: set[str] = set()
-        content = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
-        digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
-        self.folder = Path(root) / f"{run['task']}-{digest}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "run.json").write_text(content, encoding="utf-8")
+        self.folder = _folder(root, run)
+        self.shared = _folder(root, {key: value for key, value in run.items() if key != without})
 
     @property
     def commits(self) -> list[str]:
         """The commits at which pieces were made."""
-        path = self.folder / "commits.txt"
-        return path.read_text(encoding="utf-8").split() if path.is_file() else []
+        paths = [folder / "commits.txt" for folder in (self.shared, self.folder)]
+        return list(dict.fromkeys(line for path in paths if path.is_file() for line in path.read_text("utf-8").split()))
 
-    def tensors(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the piece `name`, made now or read back."""
-        path = self.folder / f"{_file(name)}.safetensors"
+    def tensors(self, name: str, make: Callable[[], dict[str, Tensor]], shared: bool = False) -> dict[str, Tensor]:
+        """Return the piece `name`, made now or read back. shared: it does not hang on the entry `without`."""
+        path = (self.shared if shared else self.folder) / f"{_file(name)}.safetensors"
         if not path.is_file():
-            save_state(path, self._made(name, make), {"piece": name})
+            save_state(path, self._made(name, make, path.parent), {"piece": name})
         self.finished.add(name)
         return load_state(path)[0]
 
-    def tables(self, name: str, make: Callable[[], dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    def tables(
+        self, name: str, make: Callable[[], dict[str, pd.DataFrame]], shared: bool = False
+    ) -> dict[str, pd.DataFrame]:
         """Return the piece `name`, made now or read back, with the numbers as the results' files will have them."""
-        path = self.folder / f"{_file(name)}.json"
+        path = (self.shared if shared else self.folder) / f"{_file(name)}.json"
         if not path.is_file():
-            made = {key: results.text(table) for key, table in self._made(name, make).items()}
+            made = {key: results.text(table) for key, table in self._made(name, make, path.parent).items()}
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
             os.replace(partial, path)  # a piece is whole or not there
@@ -69,14 +69,25 @@ class Pieces:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {key: results.read(io.StringIO(table)) for key, table in stored.items()}
 
-    def _made(self, name: str, make: Callable[[], dict]) -> dict:
+    def _made(self, name: str, make: Callable[[], dict], folder: Path) -> dict:
         start = time.perf_counter()
         made = make()
         self.report(f"{len(self.finished) + 1} of {self.total or '?'}: {name}, {time.perf_counter() - start:.1f} s")
-        if (now := commit()) not in self.commits:
-            with (self.folder / "commits.txt").open("a", encoding="utf-8") as file:
+        path, now = folder / "commits.txt", commit()
+        if not path.is_file() or now not in path.read_text("utf-8").split():
+            with path.open("a", encoding="utf-8") as file:
                 file.write(f"{now}\n")
         return made
+
+
+def _folder(root: str | os.PathLike, run: dict) -> Path:
+    """Return the folder of a run, with a file that says which run it is."""
+    content = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
+    digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
+    folder = Path(root) / f"{run['task']}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(content, encoding="utf-8")
+    return folder
 
 
 def _file(name: str) -> str:
