@@ -94,10 +94,10 @@ def check_keep(keep: Any, body: Anatomy, images: Tensor, removal: Any) -> None:
             raise ValueError(f"The placeholder is on {removal.device}, but the images are on {images.device}.")
     elif not isinstance(removal, str) or removal not in ("drop", "noise", "mean"):
         raise ValueError(f'Unknown removal {removal!r}: use "drop", "noise", "mean" or a placeholder tensor.')
-    elif keep.dtype != torch.bool:
+    elif keep.dtype != torch.bool and not (removal == "drop" and keep.is_floating_point()):
         raise ValueError(
             f'Removal "{removal}" takes whole patches away, so the mask must be bool, but it is {keep.dtype}; '
-            "use keep > 0.5, or a placeholder tensor as removal."
+            'use keep > 0.5, or "drop" or a placeholder tensor as removal.'
         )
 
 

@@ -114,7 +114,7 @@ class Comparison:
         self.task, self.steps, self.seed = task, steps, seed
         there = [name for name in METHODS if name not in GATES or name in task.gates]
         self.methods = [name for name in there if name in (methods or METHODS)]  # in one order, whatever was asked
-        self.own_placeholder = task.explainers[DIFFMASK][0].kind != "mean"
+        self.own_placeholder = task.explainers[DIFFMASK][0].kind not in ("mean", "drop")
         self.removals = list(dict.fromkeys(removals or [*REMOVALS, *["placeholder"] * self.own_placeholder]))  # each once
         self.run = {
             "task": task.name, "source": task.source, "images": len(task.images), "steps": steps, "seed": seed,
@@ -154,7 +154,7 @@ class Comparison:
 
     def about(self, command: str) -> dict:
         """Return the sidecar, once all is measured. command: what was typed."""
-        note = "removal 'placeholder' is left out: with placeholder 'mean' a removed patch has the embedding of the mean patch"
+        note = "removal 'placeholder' is left out: that of these gates is one of the others, the mean patch or nothing at all"
         return self.run | {
             "command": command,
             "commit": self.pieces.commits,

@@ -19,7 +19,7 @@ from .checks import check_images
 from .gates import Gate, decide, log_odds, log_open, normalise
 from .state import load_state, save_state
 
-PLACEHOLDERS = ("mean", "zero", "learned")
+PLACEHOLDERS = ("mean", "zero", "learned", "drop")
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,19 @@ def kl_divergence(logits: Tensor, masked: Tensor) -> Tensor:
 
 
 class DiffMask(nn.Module):
-    """Gates and a placeholder that explain one frozen ViT.
+    """Gates, and a placeholder for removed patches, that explain one frozen ViT.
 
     vit: a timm ViT; `vit.anatomy` says what fits. It is a guest: not a submodule, never changed, and it decides the device.
     placeholder: what stands for a removed patch, as a patch embedding before positions. "mean": the embedding of an all-zero
-        normalised patch; "zero": the zero vector; "learned": trained with the gates; or a tensor (D,) or (N, D).
+        normalised patch; "zero": the zero vector; "learned": trained with the gates; or a tensor (D,) or (N, D). "drop":
+        nothing, the tokens of removed patches are dropped, by degrees while gates learn; for a ViT that was trained with
+        tokens missing this is the gentlest removal, and its gradient says far more of what a patch is worth.
     hidden: width of each gate's hidden layer, by default D / 8 (the authors: D / 4), so that gates cost little beside the
         ViT, but 48 where D < 192: with 16 hidden units the gates learn the colour grid more slowly.
     per_class: whether each gate has an output for every class, mixed by the ViT's prediction; see `Gate`. The published gates
         have one output for all.
+    context: whether each gate also reads what the ViT makes of the whole image at its depth: the class token, or the mean
+        over the patches where the head does not read one. Not published.
     normalise: whether gates read normalised hidden states. False is the published form, kept for comparison; its gates
         tend to shut for good.
     seed: of the gates' first weights.
@@ -76,18 +80,22 @@ class DiffMask(nn.Module):
         seed: int = 0,
         *,
         per_class: bool = False,
+        context: bool = False,
     ):
         super().__init__()
-        self.body, self.per_class = see.anatomy(vit, refresh=True), per_class
+        self.body, self.per_class, self.context = see.anatomy(vit, refresh=True), per_class, context
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
         self.hidden, self.normalise = hidden or (48 if self.body.width < 192 else self.body.width // 8), normalise
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(seed)
             classes = self.body.classes if per_class else None
-            self.gates = nn.ModuleList(Gate(self.body.width, self.hidden, classes=classes) for _ in range(self.body.states))
+            gates = (Gate(self.body.width, self.hidden, classes=classes, context=context) for _ in range(self.body.states))
+            self.gates = nn.ModuleList(gates)
         self.kind = placeholder if isinstance(placeholder, str) else "tensor"
         start = self._first_placeholder(placeholder)
-        if self.kind == "learned":
+        if self.kind == "drop":
+            self.placeholder = start
+        elif self.kind == "learned":
             self.placeholder = nn.Parameter(start)
         else:
             self.register_buffer("placeholder", start)
@@ -97,7 +105,7 @@ class DiffMask(nn.Module):
     def vit(self) -> nn.Module:
         return self._guest[0]
 
-    def _first_placeholder(self, placeholder: str | Tensor) -> Tensor:
+    def _first_placeholder(self, placeholder: str | Tensor) -> Tensor | str:
         width, patches = self.body.width, self.body.patches
         if isinstance(placeholder, Tensor):
             if tuple(placeholder.shape) not in {(width,), (patches, width)}:
@@ -106,6 +114,9 @@ class DiffMask(nn.Module):
             return placeholder.detach().clone()
         if placeholder not in PLACEHOLDERS:
             raise ValueError(f"Unknown placeholder {placeholder!r}: use {', '.join(map(repr, PLACEHOLDERS))} or a tensor.")
+        if placeholder == "drop":
+            with see.weigh_tokens(self.vit, torch.ones(1, patches)):  # refused now, where it cannot be had
+                return placeholder
         weight = next(self.vit.parameters())
         if placeholder == "zero":
             return weight.new_zeros(width)
@@ -126,19 +137,26 @@ class DiffMask(nn.Module):
         looks: list[Tensor] = []
         embedding: list[Tensor] = []
 
-        def gate(i: int, state: Tensor) -> None:
+        def gate(i: int, tokens: Tensor) -> None:
             if i > last:
                 return
-            state = ready(state)
+            state = ready(tokens[:, -self.body.patches :])
             if i == 0:
                 embedding.append(state)
+            whole = self._whole(tokens, i, state) if self.context else None
             with torch.set_grad_enabled(learning):
-                looks.append(self.gates[i].look(state))
+                looks.append(self.gates[i].look(state, whole))
 
-        with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate):
+        with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate, prefix_too=True):
             prediction = self.vit(images)
         p = prediction.float().softmax(-1) if self.per_class else None
         return prediction, decide(self.gates[: last + 1], embedding[0], looks, p)
+
+    def _whole(self, tokens: Tensor, i: int, state: Tensor) -> Tensor:
+        """Return c_i (B, D): the first prefix token, if the head reads it; at h_0, where there is none yet, the mean patch."""
+        if i == 0 or not self.body.prefix or getattr(self.vit, "global_pool", "token") != "token":
+            return state.mean(1)
+        return (normalise if self.normalise else Tensor.float)(tokens[:, 0])
 
     @torch.no_grad()
     def explain(self, images: Tensor, threshold: float = 0.5) -> Explanation:
@@ -174,7 +192,7 @@ class DiffMask(nn.Module):
         """What a weights file must say besides numbers, so that it can only be loaded where it fits."""
         body = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.body).items()}
         return {"kind": "diffmask", "placeholder": self.kind, "hidden": self.hidden, "normalise": self.normalise,
-                "per_class": self.per_class, "body": body, "vit": fingerprint(self.vit)}  # fmt: skip
+                "per_class": self.per_class, "context": self.context, "body": body, "vit": fingerprint(self.vit)}  # fmt: skip
 
     def save(self, path: str | os.PathLike) -> None:
         """Write gates and placeholder as safetensors, replacing an older file in one step."""
@@ -190,7 +208,8 @@ class DiffMask(nn.Module):
         if config.get("kind") != "diffmask":
             raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
         placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
-        explainer = cls(vit, placeholder, config["hidden"], config["normalise"], per_class=config.get("per_class", False))
+        more = {key: config.get(key, False) for key in ("per_class", "context")}
+        explainer = cls(vit, placeholder, config["hidden"], config["normalise"], **more)
         mine = explainer.config()
         for key, value in mine["body"].items():
             if config["body"][key] != value:

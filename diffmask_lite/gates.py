@@ -60,22 +60,30 @@ class Gate(nn.Module):
 
     classes: give the gate an output for each class, mixed by the probabilities p that the ViT predicts. A fur-like patch can
     then be kept in what is taken for a cat and removed from what is taken for a truck, which one output can hardly say.
+    context: let the gate also read c_i, what the ViT makes of the whole image at that depth: [h_0 ; h_i ; c_i]. Whether one
+    more patch of fur is needed hangs on what else is there, and a patch does not see the others as the head does.
     """
 
-    def __init__(self, width: int, hidden: int, bias: float = 5.0, classes: int | None = None):
+    def __init__(self, width: int, hidden: int, bias: float = 5.0, classes: int | None = None, context: bool = False):
         super().__init__()
-        self.first = nn.Linear(2 * width, hidden)
+        self.first = nn.Linear((3 if context else 2) * width, hidden)
         self.last = nn.Linear(hidden, classes or 1)
         nn.init.constant_(self.last.bias, bias)  # start with every patch kept
 
-    def forward(self, embedding: Tensor, state: Tensor, p: Tensor | None = None) -> Tensor:
-        """embedding h_0 and state h_i, both (B, N, D), and p (B, classes) for a gate with classes → logits (B, N)."""
-        each = self.last(torch.tanh(self.first(torch.cat([embedding, state], dim=-1))))
+    def forward(self, embedding: Tensor, state: Tensor, p: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Return logits (B, N) from the embedding h_0 and the state h_i, both (B, N, D).
+
+        p: (B, classes), for a gate with classes. context: c_i (B, D), for a gate that reads it.
+        """
+        read = [embedding, state] if context is None else [embedding, state, context[:, None].expand_as(state)]
+        each = self.last(torch.tanh(self.first(torch.cat(read, dim=-1))))
         return each.squeeze(-1) if p is None else (each * p[:, None]).sum(-1)
 
-    def look(self, state: Tensor) -> Tensor:
-        """Return W_i h_i + b, (B, N, hidden): all that a gate needs of h_i, which can then go. See `decide`."""
-        return F.linear(state, self.first.weight[:, state.shape[-1] :], self.first.bias)
+    def look(self, state: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return W_i h_i + W_c c_i + b, (B, N, hidden): all that a gate needs of h_i, which can then go. See `decide`."""
+        width = state.shape[-1]
+        seen = F.linear(state, self.first.weight[:, width : 2 * width], self.first.bias)
+        return seen if context is None else seen + F.linear(context, self.first.weight[:, 2 * width :])[:, None]
 
 
 def decide(gates: Sequence[Gate], embedding: Tensor, looks: Sequence[Tensor], p: Tensor | None = None) -> Tensor:

@@ -30,13 +30,14 @@ PACKAGES = ("torch", "timm", "captum", "numpy")
 class Pieces:
     """The finished pieces of one run.
 
-    root: the folder of all runs. run: whatever the numbers depend on, as JSON can hold it. without: the entry of `run` that some
-    pieces do not hang on. report: is told about each piece that was made, and how many of the `total` are there.
+    root: the folder of all runs. run: whatever the numbers depend on, as JSON can hold it. without: the entry of `run` that
+    some pieces do not hang on. report: is told about each piece that was made, and how many of the `total` are there.
     """
 
     def __init__(self, root: str | os.PathLike, run: dict, report: Callable[[str], None] = print, without: str = ""):
         self.run, self.report = run, report
         self.total: int | None = None
+        self.commit = commit()  # now: somebody may edit the package while its code runs
         self.finished: set[str] = set()
         self.folder = _folder(root, run)
         self.shared = _folder(root, {key: value for key, value in run.items() if key != without})
@@ -55,9 +56,7 @@ class Pieces:
         self.finished.add(name)
         return load_state(path)[0]
 
-    def tables(
-        self, name: str, make: Callable[[], dict[str, pd.DataFrame]], shared: bool = False
-    ) -> dict[str, pd.DataFrame]:
+    def tables(self, name: str, make: Callable[[], dict[str, pd.DataFrame]], shared: bool = False) -> dict[str, pd.DataFrame]:
         """Return the piece `name`, made now or read back, with the numbers as the results' files will have them."""
         path = (self.shared if shared else self.folder) / f"{_file(name)}.json"
         if not path.is_file():
@@ -73,10 +72,10 @@ class Pieces:
         start = time.perf_counter()
         made = make()
         self.report(f"{len(self.finished) + 1} of {self.total or '?'}: {name}, {time.perf_counter() - start:.1f} s")
-        path, now = folder / "commits.txt", commit()
-        if not path.is_file() or now not in path.read_text("utf-8").split():
+        path = folder / "commits.txt"
+        if not path.is_file() or self.commit not in path.read_text("utf-8").split():
             with path.open("a", encoding="utf-8") as file:
-                file.write(f"{now}\n")
+                file.write(f"{self.commit}\n")
         return made
 
 

@@ -32,6 +32,8 @@ from .history import History
 from .state import check_same_run, epoch_order, load_state, pack_optimizer, save_state, stream, unpack_optimizer
 from .worth import by_worth
 
+CHOICES = {"sparsity": ("l0", "log"), "masks": ("sampled", "shown"), "optimizer": ("adam", "lookahead-rmsprop")}
+
 # The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, code/models/interpretation.py), with a
 # multiplier that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, n, **PUBLISHED["fit"]).
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -57,6 +59,7 @@ def fit(
     rank: float = 0.0,
     ranking: Callable[..., Tensor] = by_worth,
     shallowest: int = 0,
+    masks: str = "sampled",
     optimizer: str = "adam",
     decay: bool = False,
     checkpoint: str | os.PathLike | None = None,
@@ -79,6 +82,10 @@ def fit(
         it drops tokens.
     shallowest: the smallest depth k that is drawn. At 0, as published, gate 0 learns a mask that meets the constraint alone,
         from nothing but the patch itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
+    masks: which masks are to meet the constraint. "sampled", as published: hard-concrete samples of the gates. "shown": the
+        hard mask that `explain` shows, P(kept) > 0.5, with the gradient of P(kept) (straight through, Bengio et al. 2013,
+        arXiv 1308.3432). Gates that also learn an order stay undecided of many patches, and a sample then holds some of
+        them by luck, which the shown mask lacks.
     optimizer: "adam"; or "lookahead-rmsprop", as published.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT.
@@ -86,18 +93,20 @@ def fit(
     Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
     `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
     """
-    _check_settings(dataset, {"eps": eps, "steps": steps, "batch": batch, "lr": lr, "every": every}, rank, sparsity, optimizer)
+    positive = {"eps": eps, "steps": steps, "batch": batch, "lr": lr, "every": every}
+    _check_settings(dataset, positive, rank, {"sparsity": sparsity, "masks": masks, "optimizer": optimizer})
     vit, body = explainer.vit, explainer.body
     if not 0 <= shallowest < body.states:
         raise ValueError(f"shallowest is a depth in 0 … {body.states - 1}, but it is {shallowest}.")
     device = next(vit.parameters()).device
+    hole = explainer.placeholder.detach() if isinstance(explainer.placeholder, Tensor) else explainer.placeholder
     learner = _optimizer(optimizer, explainer, lr)
     alphas = torch.full((body.states,), float(alpha))
     history = History(eps)
     settings = {
         "eps": eps, "batch": batch, "lr": lr, "warmup": warmup, "alpha": alpha, "alpha_lr": alpha_lr,
         "alpha_bounds": alpha_bounds, "sparsity": sparsity, "rank": [rank, _words(ranking)] if rank else 0,
-        "shallowest": shallowest, "optimizer": optimizer, "decay": steps if decay else 0,
+        "shallowest": shallowest, "masks": masks, "optimizer": optimizer, "decay": steps if decay else 0,
     }  # fmt: skip
     run = {"kind": "fit", "seed": seed, "images": len(dataset), **settings, **explainer.config()}
 
@@ -127,15 +136,18 @@ def fit(
             uniform = torch.rand(batch, body.states, body.patches, generator=draw)[:, : k + 1].to(device)
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 logits, gates = explainer.read(images, last=k)  # gates: logits (B, k + 1, N)
-                z = sample(gates, uniform).prod(1)  # (B, N): one closed gate is a veto
+                log_kept = log_open(gates).sum(1)  # (B, N)
+                if masks == "sampled":
+                    z = sample(gates, uniform).prod(1)  # (B, N): one closed gate is a veto
+                else:  # forward the hard mask, backward as if it were the soft one
+                    z = (log_kept > math.log(0.5)).float() + log_kept.exp() - log_kept.exp().detach()
                 masked = see.predict(vit, images, z.unflatten(1, body.grid), explainer.placeholder)
             kl = kl_divergence(logits, masked).mean()
-            log_kept = log_open(gates).sum(1)  # (B, N)
             cost = log_kept.exp().mean() if sparsity == "l0" else log_kept.mean()
             loss = cost + alphas[k].item() * (kl - eps)
             if rank:
                 with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                    loss = loss + rank * ranking(vit, images, logits, log_odds(log_kept), explainer.placeholder.detach(), draw)
+                    loss = loss + rank * ranking(vit, images, logits, log_odds(log_kept), hole, draw)
             if not loss.isfinite():
                 raise FloatingPointError(
                     f"The loss became {loss.item()} at step {step} (KL {kl.item()}), and the gates are those of the step "
@@ -165,7 +177,7 @@ def fit(
     return history
 
 
-def _check_settings(dataset: Any, positive: dict[str, float], rank: float, sparsity: str, optimizer: str) -> None:
+def _check_settings(dataset: Any, positive: dict[str, float], rank: float, words: dict[str, str]) -> None:
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
         raise ValueError(f"fit needs a data set with a length and items by index, but this is a {type(dataset).__name__}.")
     if len(dataset) == 0:
@@ -175,10 +187,10 @@ def _check_settings(dataset: Any, positive: dict[str, float], rank: float, spars
             raise ValueError(f"{name} must be above 0, but it is {value}.")
     if not rank >= 0:
         raise ValueError(f"rank must be 0 or more, but it is {rank}.")
-    if sparsity not in ("l0", "log"):
-        raise ValueError(f'Unknown sparsity {sparsity!r}: use "l0" or "log".')
-    if optimizer not in ("adam", "lookahead-rmsprop"):
-        raise ValueError(f'Unknown optimizer {optimizer!r}: use "adam" or "lookahead-rmsprop".')
+    for name, word in words.items():
+        if word not in CHOICES[name]:
+            choices = " or ".join(f'"{choice}"' for choice in CHOICES[name])
+            raise ValueError(f"Unknown {name} {word!r}: use {choices}.")
 
 
 def _words(function: Callable) -> list:

@@ -13,29 +13,29 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from timm.models.beit import Beit
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .anatomy import Anatomy, UnfitViT, anatomy, guest
 from .checks import check_images, check_keep
+from .tokens import attention_places, check_droppable, drop_tokens, explicit_attention, weigh_tokens
 
 __all__ = [
     "Anatomy", "UnfitViT", "anatomy", "attention_maps", "drop_tokens", "explicit_attention", "guest",
     "hidden_states", "observe", "observe_attention", "pixel_range", "predict", "replace_embedding", "to_pixels",
+    "weigh_tokens",
 ]  # fmt: skip
 
 
 @contextmanager
-def observe(model: nn.Module, callback: Callable[[int, Tensor], None]) -> Iterator[None]:
+def observe(model: nn.Module, callback: Callable[[int, Tensor], None], prefix_too: bool = False) -> Iterator[None]:
     """Call `callback(i, h_i)` for every hidden state of each forward pass, patches only: h_i is (B, N, D).
 
     h_0 is the patch embedding before positions are added, h_1 … h_L are the inputs of the blocks, h_{L+1} is the output of
     the last. Nothing is kept: a callback that only computes from h_i lets it go at once.
+    prefix_too: leave the prefix tokens in front of the patches, (B, P + N, D); h_0 has none yet.
     """
-    prefix, blocks = model.num_prefix_tokens, model.blocks
+    prefix, blocks = 0 if prefix_too else model.num_prefix_tokens, model.blocks
     with ExitStack() as stack:
 
         def embedded(_module, _args, out):
@@ -66,22 +66,6 @@ def hidden_states(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 @contextmanager
-def explicit_attention(model: nn.Module) -> Iterator[None]:
-    """Switch timm's fused attention off inside the context, block by block, and back to what it was after it.
-
-    Fused attention never forms the attention maps; and on a CPU its backward pass is slow (`benchmarks/fused_attention.py`).
-    """
-    parts = [(part, part.fused_attn) for part in model.modules() if hasattr(part, "fused_attn")]
-    for part, _ in parts:
-        part.fused_attn = False
-    try:
-        yield
-    finally:
-        for part, fused in parts:
-            part.fused_attn = fused
-
-
-@contextmanager
 def observe_attention(model: nn.Module, callback: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `callback(i, maps)` with the attention (B, heads, P + N, P + N) of block i, i = 0 … L − 1, after its softmax.
 
@@ -89,12 +73,9 @@ def observe_attention(model: nn.Module, callback: Callable[[int, Tensor], None])
     pass, one that combines several maps into a head's, as differential attention does.
     """
     with explicit_attention(model), ExitStack() as stack:
-        for i, block in enumerate(model.blocks):
-            attention = getattr(block, "attn", None)
-            if not isinstance(getattr(attention, "attn_drop", None), nn.Module) or not hasattr(attention, "fused_attn"):
-                raise UnfitViT(f"{type(model).__name__} has no attention maps to read: block {i} has no `attn.attn_drop`.")
+        for i, place in enumerate(attention_places(model)):
 
-            def passed(_module, args, i=i, heads=attention.num_heads):
+            def passed(_module, args, i=i, heads=model.blocks[i].attn.num_heads):
                 if args[0].shape[1] != heads:  # differential attention: half of the maps are subtracted after this
                     raise UnfitViT(
                         f"{type(model).__name__} has no attention maps to read: block {i} combines {args[0].shape[1]} of them "
@@ -102,7 +83,7 @@ def observe_attention(model: nn.Module, callback: Callable[[int, Tensor], None])
                     )
                 callback(i, args[0])
 
-            stack.callback(attention.attn_drop.register_forward_pre_hook(passed).remove)
+            stack.callback(place.register_forward_pre_hook(passed).remove)
         yield
 
 
@@ -129,59 +110,6 @@ def replace_embedding(model: nn.Module, change: Callable[[Tensor], Tensor]) -> I
         handle.remove()
 
 
-@contextmanager
-def drop_tokens(model: nn.Module, index: Tensor) -> Iterator[None]:
-    """Let only the patches `index` (B, n), ascending, into the blocks; positions stay with their patches.
-
-    Prefix tokens are always kept. The forward gets shorter with n. Raises `UnfitViT` for families where nobody has shown
-    that dropping is exact.
-    """
-    _check_droppable(model)
-    prefix = model.num_prefix_tokens
-    front = torch.arange(prefix, device=index.device).expand(len(index), -1)
-    tokens = torch.cat([front, index + prefix], dim=1)  # (B, P + n)
-
-    def select(x: Tensor) -> Tensor:  # (B, P + N, D) -> (B, P + n, D)
-        return x.gather(1, tokens[..., None].expand(-1, -1, x.shape[-1]))
-
-    with ExitStack() as stack:
-        if isinstance(model, Eva):
-            # Rotary positions enter every block, so the kept indices must reach them: timm does that behind `patch_drop`.
-            # An instance attribute hides the module of that name without touching it.
-            if "patch_drop" in vars(model):
-                stack.callback(vars(model).__setitem__, "patch_drop", vars(model)["patch_drop"])
-            else:
-                stack.callback(vars(model).pop, "patch_drop")
-            vars(model)["patch_drop"] = lambda x: (select(x), index)
-        elif isinstance(model, Beit):
-            # Its relative positions are a bias for the full grid, so dropped tokens are hidden from attention by −∞ and taken
-            # out before pooling. The result is that of dropping, at full length.
-            def hide(_module, args, kwargs):
-                bias = args[0].new_full((len(tokens), args[0].shape[1]), float("-inf")).scatter(1, tokens, 0.0)
-                shared = kwargs.get("shared_rel_pos_bias")
-                bias = bias[:, None, None, :]  # (B, 1, 1, P + N): no query may look at a dropped key
-                return args, {**kwargs, "shared_rel_pos_bias": bias if shared is None else shared + bias}
-
-            for block in model.blocks:
-                stack.callback(block.register_forward_pre_hook(hide, with_kwargs=True).remove)
-            stack.callback(model.blocks[-1].register_forward_hook(lambda _m, _a, out: select(out)).remove)
-        else:
-
-            def enter(_module, args):
-                return (select(args[0]), *args[1:])
-
-            stack.callback(model.blocks[0].register_forward_pre_hook(enter).remove)
-        yield
-
-
-def _check_droppable(model: nn.Module) -> None:
-    if not isinstance(model, VisionTransformer | Eva | Beit):
-        raise UnfitViT(
-            f'Removal "drop" is not available for {type(model).__name__}: dropping tokens is exact only in timm\'s '
-            f'VisionTransformer, Eva and Beit classes; use removal="mean" or "noise".'
-        )
-
-
 def predict(
     model: nn.Module,
     images: Tensor,
@@ -193,11 +121,12 @@ def predict(
 
     removal: what stands where a patch was taken away.
         "drop": nothing, its token is left out. With no patch left and no class token to read the head has no input; the
-            prediction is then defined as uniform (all logits 0).
+            prediction is then defined as uniform (all logits 0). Here `keep` may be a float in [0, 1] with a gradient, see
+            `weigh_tokens`.
         "mean": pixels of value 0 after normalisation, that is the mean colour of the training data.
         "noise": one picture of uniform noise over the range of normalised pixels, the same for the whole batch, drawn
             from `generator` (on the CPU; by default seeded with 0).
-        a tensor (D,) or (N, D): this embedding instead of the patch's, before positions; here `keep` may be a float in
+        a tensor (D,) or (N, D): this embedding instead of the patch's, before positions; here, too, `keep` may be a float in
             [0, 1] with a gradient, and mixes the two: keep · h_0 + (1 − keep) · placeholder (VISION DIFFMASK, eq. 4).
 
     This is the one place in the package where patches are taken away. Raises `ValueError` on input that does not fit.
@@ -214,6 +143,9 @@ def predict(
             placeholder = removal.to(images.dtype)
             with replace_embedding(model, lambda state: z * state + (1 - z) * placeholder):
                 return model(images)
+        if removal == "drop" and keep.is_floating_point():
+            with weigh_tokens(model, keep.flatten(1)):
+                return model(images)
         if removal == "drop":
             return _predict_dropped(model, images, keep.flatten(1))
         if removal == "mean":
@@ -227,7 +159,7 @@ def predict(
 
 def _predict_dropped(model: nn.Module, images: Tensor, keep: Tensor) -> Tensor:
     """Group a batch by how many patches each image keeps, since a batch needs one length; keep is (B, N)."""
-    _check_droppable(model)
+    check_droppable(model)
     counts = keep.sum(1)
     logits, order = [], []
     for count in counts.unique().tolist():

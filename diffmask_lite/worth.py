@@ -6,8 +6,8 @@ mask is left to chance. Each function here is a term of the loss that asks, with
     (vit, images, logits, score, placeholder, generator) -> scalar
 
 images (B, C, H, W); logits (B, classes): what the ViT says of them; score (B, N): the log-odds of the mask, with a gradient;
-placeholder: what stands for a removed patch; generator: for all that is drawn at random. `benchmarks/ranking_variants.py`
-compares them.
+placeholder: what stands for a removed patch, or "drop"; generator: for all that is drawn at random.
+`benchmarks/ranking_variants.py` compares them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import vit as see
+from .attribution.fading import keep_slope
 from .diffmask import kl_divergence
+
+
+def by_slope(
+    vit: nn.Module, images: Tensor, logits: Tensor, score: Tensor, placeholder: Tensor | str, generator: torch.Generator
+) -> Tensor:
+    """Let the score follow how the prediction hangs on each patch: minus their correlation in an image, averaged over images.
+
+    The prediction's slope along each patch's keep weight, `keep_slope`, is taken where all patches are kept to the same degree
+    t, drawn anew for each image: gates that learn from many images average over t, and so learn the integral that
+    `integrated_drop` takes step by step. One forward and one backward pass.
+    """
+    share = torch.rand(len(images), 1, generator=generator).clamp(min=0.02).to(images.device)
+    slope = keep_slope(vit, images, logits.argmax(1), share.expand_as(score), placeholder)
+    return -correlation(score, slope).mean()
 
 
 def by_worth(

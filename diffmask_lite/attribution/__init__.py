@@ -14,6 +14,7 @@ raises `ValueError` with one sentence, and a method that a ViT cannot have raise
 |---|---|---|
 | `attention` | `raw_attention`, `rollout` | where attention goes; blind to the class |
 | `gradients` | `gradient_input`, `grad_cam`, `gradient_attention`, `legrad`, `integrated_gradients` | the logit's slopes |
+| `fading` | `gradient_drop`, `integrated_drop` | its slopes as tokens are dropped by degrees |
 | `perturbation` | `occlusion`, `leave_one_out`, `random_keep` | the prediction without some of the patches |
 | `baselines` | `random`, `centre` | nothing: what each other method has to beat |
 
@@ -23,6 +24,7 @@ raises `ValueError` with one sentence, and a method that a ViT cannot have raise
 
 from .attention import raw_attention, rollout
 from .baselines import blurred, centre, random
+from .fading import gradient_drop, integrated_drop
 from .gradients import grad_cam, gradient_attention, gradient_input, integrated_gradients, legrad
 from .perturbation import leave_one_out, occlusion, random_keep
 
@@ -32,7 +34,7 @@ METHODS = {
     method.__name__: method
     for method in (
         raw_attention, rollout,
-        gradient_input, grad_cam, gradient_attention, legrad, integrated_gradients,
+        gradient_input, grad_cam, gradient_attention, legrad, gradient_drop, integrated_drop, integrated_gradients,
         occlusion, leave_one_out, random_keep,
         random, centre,
     )

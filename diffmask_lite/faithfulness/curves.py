@@ -139,7 +139,8 @@ def check_removals(removal: str | Sequence[str], vit: nn.Module, explainer: Diff
         raise ValueError('Removal "placeholder" needs to know whose: pass explainer=, the DiffMask that owns it.')
     if explainer.vit is not vit:
         raise ValueError("The explainer belongs to another ViT than the one that is evaluated; pass explainer.vit.")
-    return {name: explainer.placeholder.detach() if name == "placeholder" else name for name in names}
+    own = explainer.placeholder  # a tensor, or "drop"
+    return {name: (own.detach() if isinstance(own, Tensor) else own) if name == "placeholder" else name for name in names}
 
 
 @torch.no_grad()

@@ -1,0 +1,59 @@
+"""Attribution by tokens that fade: how does the prediction change as patches are dropped by degrees?
+
+A patch's keep weight multiplies all attention that is paid to it (`tokens.weigh_tokens`). At 1 it is as always, at 0 its token
+is gone, so the slope along the weight says what losing the patch would cost, for all patches in one backward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..vit import anatomy, predict
+from .common import Target, check, classes, gradients, on_grid, pick
+
+
+def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, removal: str | Tensor = "drop") -> Tensor:
+    """Return how the log-odds of a class change with how much of each patch is kept: ∂ log(p / (1 − p)) / ∂keep, (B, N).
+
+    target: as for all methods, but by default the class predicted where the slope is taken. keep: (B, N) in [0, 1], that
+    place. removal: what a patch fades into, see `vit.predict`; by default nothing. The log-odds rank as p does, but still
+    have a slope where p rounds to 1.
+    """
+    with gradients(vit, images) as pixels:
+        keep = keep.detach().clone().requires_grad_()
+        logits = predict(vit, pixels, keep.unflatten(1, anatomy(vit).grid), removal).float()
+        chosen = classes(logits, target)
+        rest = logits.scatter(1, chosen[:, None], float("-inf")).logsumexp(1)
+        (slope,) = torch.autograd.grad((pick(logits, chosen) - rest).sum(), keep)
+    return slope
+
+
+def gradient_drop(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
+    """Estimate to first order what dropping a patch's token would cost: S_j = ∂ log-odds(y) / ∂z_j at z = 1.
+
+    z_j weighs every attention to patch j (`vit.weigh_tokens`), so that z_j = 0 drops its token. This is `leave_one_out` by one
+    forward and one backward pass, exact for small changes of z. Ours; gradients of attention itself are older, see
+    `gradient_attention`.
+    """
+    body = check(vit, images, target)
+    return on_grid(keep_slope(vit, images, target, images.new_ones(len(images), body.patches)), body)
+
+
+def integrated_drop(
+    vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None, steps: int = 8
+) -> Tensor:
+    """Add up `gradient_drop` on the way from no patch to all: S_j = ∫₀¹ ∂ log-odds(y) / ∂z_j dt at z = (t, …, t).
+
+    Integrated gradients (Sundararajan et al. 2017) with tokens that are dropped by degrees instead of pixels that fade. The
+    slope is steep near t = 0, so the `steps` midpoints are spaced evenly in √t: t = u², dt = 2u du.
+    """
+    body = check(vit, images, target)
+    with torch.no_grad():
+        chosen = classes(predict(vit, images), target)
+    total = 0
+    for step in range(steps):
+        u = (step + 0.5) / steps
+        share = images.new_full((len(images), body.patches), u * u)
+        total = total + keep_slope(vit, images, chosen, share) * (2 * u / steps)
+    return on_grid(total, body)
