@@ -19,6 +19,13 @@ def test_trainings_were_measured_on_the_shipped_vit(task):
     assert set(SCORES.vit[SCORES.task == task]) == {fingerprint(vit)}, stale
 
 
+@pytest.mark.parametrize("table", ["vit_depth", "vit_removals"])
+def test_tables_of_notebook_01_were_measured_on_the_shipped_vit(table):
+    vit = load_vit(folder() / "cifar10_vit.safetensors", "cifar10")
+    found = pd.read_csv(folder() / "results" / f"{table}.csv")
+    assert set(found["vit"]) == {fingerprint(vit)}, "run python benchmarks/vit_internals.py"
+
+
 def test_every_training_of_the_command_is_there_once():
     wanted = {(run.lesson, run.name, run.task, seed) for run in training_lessons.RUNS for seed in run.seeds}
     found = list(SCORES[["lesson", "run", "task", "seed"]].itertuples(index=False, name=None))
