@@ -3,7 +3,8 @@
     python benchmarks/vit_internals.py
 
 Writes `data/results/vit_depth.csv` and `data/results/vit_removals.csv`, a row an image (and a number of patches removed). The
-500 images are drawn once, and which patches go is drawn for each image; all four ways lose the same patches.
+500 images are drawn once, and which patches go is drawn for each image; all four ways lose the same patches. The column `vit`
+is the fingerprint of the weights that were asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from diffmask_lite import vit as see
 from diffmask_lite import weights
 from diffmask_lite.datasets import CIFAR10
+from diffmask_lite.diffmask import fingerprint
 from diffmask_lite.state import stream
 
 IMAGES = 500
@@ -26,7 +28,7 @@ def main() -> None:
     data = CIFAR10("test")
     index = torch.randperm(len(data), generator=stream(0, "vit internals"))[:IMAGES].sort().values
     images, labels = data.normalise(data.images[index]), data.labels[index]
-    known = {"source": data.source, "image": index, "label": labels}
+    known = {"source": data.source, "vit": fingerprint(vit), "image": index, "label": labels}
     folder = weights.folder() / "results"
     folder.mkdir(exist_ok=True)
 

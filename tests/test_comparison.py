@@ -411,7 +411,7 @@ def recomputed(name, method, removal, images, folder):
     wide = wide[wide["image"].isin(task.index[:images].tolist())]
     shown = task.images[:images]
     if method == "diffmask":
-        maps = task.explainers[0].explain(shown).mask
+        maps = task.explainers["diffmask"][0].explain(shown).score
     elif method == "random":  # all images share one stream, so all maps are drawn
         maps = Comparison(task, pieces=folder).maps(method)[0, :images]
     else:
@@ -458,13 +458,35 @@ def test_the_headline_is_that_of_the_stored_tables():
     assert values == sorted(values, reverse=True)
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(0.3, "better"), (-0.3, "worse"), (0.0, "neither")])
-def test_the_headline_prints_a_loss_like_a_win(found, shift, verdict):
-    rival = found.scores[(found.scores["method"] == "rollout") & (found.scores["metric"] == "srg")]
-    noise = np.random.default_rng(0).normal(0, 0.1, len(rival))
-    ours = rival.assign(method="diffmask", value=rival["value"] + shift + noise - noise.mean())
+NEITHER = "neither is shown to be better"
+VERDICTS = [(0.6, "better", "better"), (0.3, NEITHER, "better"), (0.15, "worse", "better"), (0.0, "worse", NEITHER),
+            (-0.3, "worse", "worse")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shift", "of_all", "of_cheap"), VERDICTS)
+def test_the_headline_prints_a_loss_like_a_win(found, shift, of_all, of_cheap):
+    """DiffMask lies `shift` above the best method of one pass, which lies 0.3 below the best of all; no baseline is a rival."""
+    base = found.scores[(found.scores["method"] == "rollout") & (found.scores["metric"] == "srg")].assign(value=0.1)
+    noise = np.random.default_rng(0).normal(0, 0.05, IMAGES)
+    above = {"rollout": 0.0, "grad_cam": -0.1, "leave_one_out": 0.3, "occlusion": 0.2}
+    above |= dict.fromkeys(["random", "centre", "blurred leave_one_out", "blurred diffmask", "diffmask_plain"], 2.0)
+    scores = [base.assign(method=method, value=base["value"] + gap) for method, gap in above.items()]
+    scores += [base.assign(method="diffmask", value=base["value"] + shift + np.tile(noise - noise.mean(), 2))]
     about = found.about | {"source": "folder"}
-    text = headline.table(results.Results(pd.concat([rival, ours]), found.curves, found.masks, found.probes, about))
+    text = headline.table(results.Results(pd.concat(scores), found.curves, found.masks, found.probes, about))
     lines = [line for line in text.splitlines() if line.startswith("- ")]
-    assert len(lines) == 2 and all("against rollout" in line and verdict in line for line in lines)
-    assert all(("+" in line.split("[")[0]) == (shift > 0) for line in lines if shift)
+    assert [line.split(":")[0] for line in lines] == ["- tokens dropped", "- mean patch instead"]
+    wanted = [
+        ("the best of all, leave_one_out", shift - 0.3, of_all),
+        ("the best that asks the ViT once, rollout", shift, of_cheap),
+    ]
+    for line in lines:
+        gaps = line.split(": ", 1)[1].split("; ")
+        for gap, (rival, mean, verdict) in zip(gaps, wanted, strict=True):
+            number = r"([+−]?\d\.\d\d)"
+            parts = re.fullmatch(rf"{number} \[{number}, {number}\] against {rival}: {verdict}", gap)
+            assert parts, gap
+            middle, low, high = (float(part.replace("−", "-")) for part in parts.groups())
+            assert middle == pytest.approx(mean, abs=0.0051) and low < middle < high
+            assert (low < 0 < high) == (verdict == NEITHER)
+            assert not mean or parts[1].startswith("+" if mean > 0 else "−")
