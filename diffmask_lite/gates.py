@@ -98,7 +98,9 @@ def decide(gates: Sequence[Gate], embedding: Tensor, looks: Sequence[Tensor], p:
     hidden = torch.stack(list(looks), dim=2).add_(hidden).tanh_()
     last = torch.stack([gate.last.weight for gate in gates])  # (S, classes or 1, hidden)
     bias = torch.stack([gate.last.bias for gate in gates])  # (S, classes or 1)
-    if p is None:
-        return ((hidden * last[:, 0]).sum(-1) + bias[:, 0]).transpose(1, 2)
-    mixed = torch.einsum("bc,sch->bsh", p, last)  # (B, S, hidden)
-    return torch.einsum("bnsh,bsh->bsn", hidden, mixed) + (p @ bias.T)[..., None]
+    with torch.autocast(hidden.device.type, enabled=False):  # logits in bfloat16 would have ties where gates are to rank
+        hidden = hidden.float()
+        if p is None:
+            return ((hidden * last[:, 0]).sum(-1) + bias[:, 0]).transpose(1, 2)
+        mixed = torch.einsum("bc,sch->bsh", p, last)  # (B, S, hidden)
+        return torch.einsum("bnsh,bsh->bsn", hidden, mixed) + (p @ bias.T)[..., None]

@@ -85,7 +85,7 @@ def weigh_tokens(model: nn.Module, keep: Tensor) -> Iterator[None]:
         return args, {**kwargs, "attn_mask": pooled.clamp(min=least).log()[:, None, None].to(args[0].dtype)}
 
     def average(_module, _args, out):  # so that the plain mean over the patches that follows is the weighted one
-        scale = keep * (keep.shape[1] / keep.sum(1, keepdim=True).clamp(min=least))
+        scale = keep / keep.mean(1, keepdim=True).clamp(min=least)
         return torch.cat([out[:, :prefix], out[:, prefix:] * scale[..., None].to(out.dtype)], dim=1)
 
     with explicit_attention(model), ExitStack() as stack:

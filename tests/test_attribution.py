@@ -18,7 +18,11 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 # In a hybrid ViT a CNN stands before the patch embedding, so that pixels and patches are not linear in each other.
 linear_family = pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"hybrid"}))
 every_method = pytest.mark.parametrize("name", METHODS)
-CHEAP = {"integrated_gradients": {"steps": 3}, "random_keep": {"samples": 6}}  # the same code, fewer repetitions
+CHEAP = {
+    "integrated_gradients": {"steps": 3},
+    "integrated_drop": {"steps": 2},
+    "random_keep": {"samples": 6},
+}  # the same code, fewer repetitions
 
 
 def scores(name, vit, images, target=None, **options):
@@ -505,6 +509,35 @@ def test_blurred_equals_a_loop_and_leaves_a_constant_alone():
 # Where the right answer is known
 
 
+def log_odds(vit, image, keep, target):
+    """log p / (1 − p) of a class, from the plain definition; image (1, C, H, W), keep (h, w)."""
+    p = see.predict(vit, image, keep[None], "drop").softmax(1)[0, target]
+    return (p / (1 - p)).log()
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov3", "siglip", "beit"])
+def test_gradient_drop_is_the_slope_of_dropping_a_little_of_one_patch(family):
+    vit = double(family)
+    images, grid = some_images(vit, 2), see.anatomy(vit).grid
+    maps = METHODS["gradient_drop"](vit, images)
+    for b, target in enumerate(predicted(vit, images).tolist()):
+        for n in range(0, 16, 5):
+            less, h = torch.ones(16, dtype=torch.float64), 1e-6
+            less[n] -= h
+            whole, left = (log_odds(vit, images[b : b + 1], keep.view(grid), target) for keep in (torch.ones_like(less), less))
+            close(maps[b].flatten()[n], (whole - left) / h, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["vit", "distilled", "dinov2_registers"])
+def test_integrated_drop_adds_up_to_what_the_patches_changed(family):
+    vit = double(family)
+    images, grid = some_images(vit, 2), see.anatomy(vit).grid
+    found = METHODS["integrated_drop"](vit, images, 3, steps=60).sum((1, 2))
+    for b in range(2):
+        whole, none = (log_odds(vit, images[b : b + 1], torch.full(grid, z, dtype=torch.float64), 3) for z in (1, 0))
+        assert found[b].item() == pytest.approx((whole - none).item(), rel=0.02, abs=0.02)
+
+
 def linear_vit():
     """A ViT whose blocks pass everything on and whose two logits are ±w · (mean patch embedding): nothing but a sum."""
     options = {**FAMILIES["no_class_token"].options, **SMALL}
@@ -529,6 +562,10 @@ def test_a_linear_vit_is_explained_exactly():
     close(METHODS["gradient_input"](vit, images, 0), shares)
     close(METHODS["integrated_gradients"](vit, images, 0), shares)
     close(METHODS["grad_cam"](vit, images, 0, layer=vit.blocks[0]), shares.relu())
+    # The mean of the patches left is read, so a patch counts by what it has above the mean; log-odds of two logits ±y are 2y.
+    above = 2 * (shares - shares.mean((1, 2), keepdim=True))
+    close(METHODS["gradient_drop"](vit, images, 0), above)
+    close(METHODS["integrated_drop"](vit, images, 1, steps=1), -above * 4)  # at t = 1/4 by the midpoint u = 1/2, du = 1
     order = shares.flatten(1).argsort()
     for name in ("occlusion", "leave_one_out"):
         assert torch.equal(METHODS[name](vit, images, 0).flatten(1).argsort(), order), name
@@ -595,7 +632,7 @@ def test_images_that_do_not_fit_are_refused(name):
         scores(name, nn.Linear(3, 3), torch.zeros(1, 3, 64, 64))
 
 
-NEED_MAPS = {"raw_attention", "rollout", "gradient_attention", "legrad"}
+NEED_MAPS = {"raw_attention", "rollout", "gradient_attention", "legrad", "gradient_drop", "integrated_drop"}
 
 
 @every_method

@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -11,7 +12,7 @@ from diffmask_lite import vit as see
 from diffmask_lite.diffmask import fingerprint, kl_divergence
 from diffmask_lite.gates import TEMPERATURE, normalise, prob_open
 from diffmask_lite.state import load_state, save_state
-from families import FAMILIES, assert_one_sentence, build, removal_of, shared, some_images, some_keep
+from families import FAMILIES, SMALL, assert_one_sentence, build, removal_of, shared, some_images, some_keep
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -210,6 +211,37 @@ def test_gates_per_class_are_mixed_by_what_the_vit_predicts(family):
         torch.testing.assert_close(layers[:, i].flatten(1), wanted, atol=1e-4, rtol=0)
 
 
+@every_family
+def test_gates_with_context_read_the_token_that_the_head_reads(family):
+    vit = shared(family)
+    explainer, images = loose(vit, context=True), some_images(vit, 2)
+    body, tokens = see.anatomy(vit), []
+    with see.observe(vit, lambda _i, state: tokens.append(state.detach()), prefix_too=True):
+        vit(images)
+    states = [normalise(state) for state in see.hidden_states(vit, images)]
+    layers = explainer.explain(images).layers
+    for i, gate in enumerate(explainer.gates):
+        if i and body.prefix and vit.global_pool == "token":
+            context = normalise(tokens[i][:, 0])
+        else:
+            context = torch.stack([state.mean(0) for state in states[i]])
+        wanted = prob_open(gate(states[0], states[i], context=context)).detach()
+        torch.testing.assert_close(layers[:, i].flatten(1), wanted, atol=1e-4, rtol=0)
+
+
+def test_without_a_placeholder_tokens_are_dropped():
+    vit = shared("vit")
+    explainer, images = DiffMask(vit, "drop"), some_images(vit, 2)
+    assert explainer.placeholder == "drop" and not [key for key in explainer.state_dict() if "placeholder" in key]
+    keep = some_keep(vit, [3, 9])
+    wanted = see.predict(vit, images, keep, "drop").detach()
+    torch.testing.assert_close(explainer.verify(images, keep).logits, wanted)
+    pooled = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, global_pool="max", **SMALL).eval()
+    with pytest.raises(see.UnfitViT, match="by degrees") as error:
+        DiffMask(pooled, "drop")
+    assert_one_sentence(error.value)
+
+
 def test_the_score_has_the_order_of_the_mask():
     vit = shared("vit")
     result = loose(vit).explain(some_images(vit, 2))
@@ -221,16 +253,18 @@ def test_the_score_has_the_order_of_the_mask():
     assert (sure.mask == 1).all() and sure.score.isfinite().all() and len(sure.score.unique()) > 16
 
 
-def test_files_from_before_gates_per_class_still_load(tmp_path):
+def test_files_from_before_gates_per_class_or_with_context_still_load(tmp_path):
     vit = shared("vit")
     explainer = loose(vit)
     config = explainer.config()
-    assert config.pop("per_class") is False
+    assert config.pop("per_class") is False and config.pop("context") is False
     save_state(tmp_path / "old", explainer.state_dict(), config)
     assert DiffMask.load(tmp_path / "old", vit).config() == explainer.config()
 
 
-@pytest.mark.parametrize("options", [{}, {"placeholder": "learned", "normalise": False}, {"hidden": 5}, {"per_class": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"placeholder": "learned", "normalise": False}, {"hidden": 5}, {"per_class": True, "context": True}]
+)
 def test_save_and_load_gives_the_same_explanations(tmp_path, options):
     vit = shared("vit")
     explainer = loose(vit, **options)

@@ -90,6 +90,20 @@ def test_gates_with_classes_mix_their_outputs_by_the_prediction():
                 torch.testing.assert_close(gate(h_0, states[i], p)[b, n], wanted)
 
 
+def test_gates_with_context_read_the_whole_image_too():
+    torch.manual_seed(0)
+    gates = [Gate(12, 8, classes=3, context=True) for _ in range(2)]
+    h_0, states, context = torch.randn(4, 5, 12), torch.randn(2, 4, 5, 12), torch.randn(2, 4, 12)
+    p = torch.rand(4, 3).softmax(1)
+    looks = [gate.look(state, c) for gate, state, c in zip(gates, states, context, strict=True)]
+    fast = decide(gates, h_0, looks, p)
+    for i, gate in enumerate(gates):
+        torch.testing.assert_close(gate(h_0, states[i], p, context[i]), fast[:, i])
+        for b in range(4):
+            outputs = gate.last(torch.tanh(gate.first(torch.cat([h_0[b, 2], states[i, b, 2], context[i, b]]))))
+            torch.testing.assert_close(fast[b, i, 2], outputs @ p[b])
+
+
 def test_log_odds_rank_what_rounds_to_one():
     odds = torch.tensor([-30.0, -3.0, 0.0, 3.0, 30.0], dtype=torch.float64)
     torch.testing.assert_close(log_odds(torch.nn.functional.logsigmoid(odds)), odds, atol=1e-3, rtol=0)

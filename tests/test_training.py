@@ -17,11 +17,12 @@ from diffmask_lite import PUBLISHED, DiffMask, fit
 from diffmask_lite import vit as see
 from diffmask_lite import worth as worth_module
 from diffmask_lite.datasets import ColourGrid
+from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
 from diffmask_lite.state import epoch_order, stream
 from diffmask_lite.weights import folder, load_vit
-from diffmask_lite.worth import by_worth, correlation, destroyed, top_m, worth
+from diffmask_lite.worth import by_slope, by_worth, correlation, destroyed, top_m, worth
 from families import assert_one_sentence, build, shared, some_images
 
 QUICK = {"batch": 4, "progress": False}
@@ -118,7 +119,7 @@ def test_worth_is_what_kept_patches_add_over_removed_ones(images, removal):
     assert (found.std(1) > 0).all() and all(p.grad is None for p in vit.parameters())
 
 
-@pytest.mark.parametrize("term", [by_worth, partial(by_worth, removal="drop"), top_m, destroyed])
+@pytest.mark.parametrize("term", [by_slope, by_worth, partial(by_worth, removal="drop"), top_m, destroyed])
 def test_each_ranking_term_teaches_the_gates_and_leaves_the_vit_alone(images, term):
     vit = build("vit")
     before = {key: value.clone() for key, value in vit.state_dict().items()}
@@ -191,6 +192,50 @@ def test_correlation_agrees_with_torch():
     assert correlation(a, torch.ones(3, 9)).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("hole", ["drop", "placeholder"])
+def test_by_slope_is_minus_the_mean_correlation_with_the_slope_at_a_random_degree(images, hole):
+    vit, x = shared("vit"), images[:3]
+    score, logits = torch.randn(3, 16, generator=stream(2)), vit(images[:3]).detach()
+    removal = hole if hole == "drop" else DiffMask(vit).placeholder
+    share, wanted = torch.rand(3, 1, generator=stream(4)), []
+    for b in range(3):
+        z = torch.full((1, 4, 4), share[b].item(), requires_grad=True)
+        p = see.predict(vit, x[b : b + 1], z, removal).softmax(1)[0, logits[b].argmax()]
+        (slope,) = torch.autograd.grad((p / (1 - p)).log(), z)
+        wanted.append(torch.corrcoef(torch.stack([score[b], slope.flatten()]))[0, 1].item())
+    assert by_slope(vit, x, logits, score, removal, stream(4)).item() == pytest.approx(-sum(wanted) / 3, abs=1e-4)
+
+
+def test_training_on_the_shown_masks_measures_them_and_still_teaches(images):
+    """One step: the constraint is that of the hard mask, the gradient that of the probability to be kept."""
+    vit, settings = shared("vit"), {"masks": "shown", "shallowest": 4, "warmup": 1, "alpha": 2.0}
+    explainer, by_hand = DiffMask(vit, "drop", seed=1), DiffMask(vit, "drop", seed=1)
+    for gates in (explainer.gates, by_hand.gates):
+        for gate in gates:
+            gate.last.bias.data.fill_(1.5)
+            gate.last.weight.data.mul_(8)
+    x = images[epoch_order(10, 0, 0, 4)]
+    shown = by_hand.explain(x)
+    assert 0 < shown.keep.float().mean() < 1
+    check = by_hand.verify(x, shown.keep)
+    logits, gates = by_hand.read(x)
+    mask = log_open(gates).sum(1).exp()
+    z = shown.keep.flatten(1).float().requires_grad_()
+    kl = kl_divergence(logits, see.predict(vit, x, z.view(4, 4, 4), "drop")).mean()
+    (slope,) = torch.autograd.grad(kl, z)
+    (mask.mean() + 2.0 * (mask * slope).sum()).backward()  # the same gradient, for slope is now a constant
+
+    history = fit(explainer, images, 1, **settings, **QUICK)
+    assert history.kl[0] == pytest.approx(check.kl.mean().item(), rel=1e-3)
+    assert history.kept[0] == pytest.approx(shown.keep.float().mean().item())
+    before = {name: value.detach().clone() for name, value in by_hand.named_parameters()}
+    torch.optim.Adam(by_hand.parameters(), lr=3e-3).step()
+    moved = [(new - before[name]).flatten() for name, new in explainer.named_parameters()]
+    wanted = [(new - before[name]).flatten() for name, new in by_hand.named_parameters()]
+    moved, wanted = torch.cat(moved).detach(), torch.cat(wanted).detach()
+    assert ((moved - wanted).abs() < 1e-5).float().mean() > 0.98 and wanted.abs().max() > 2e-3
+
+
 def test_the_ranking_term_makes_the_order_follow_what_patches_are_worth(images):
     """One image again and again, so that the mean of many looks is known."""
     vit = shared("vit")
@@ -239,7 +284,9 @@ def test_a_learned_placeholder_learns_and_a_fixed_one_does_not(images):
         assert torch.equal(explainer.placeholder.detach(), before) != moves
 
 
-@pytest.mark.parametrize("recipe", [{}, PUBLISHED["fit"], {"decay": True, "rank": 1.0}], ids=["default", "published", "ranks"])
+@pytest.mark.parametrize(
+    "recipe", [{}, PUBLISHED["fit"], {"decay": True, "rank": 1.0, "masks": "shown"}], ids=["default", "published", "ranks"]
+)
 def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images, recipe):
     vit, options = shared("vit"), {**QUICK, **recipe, "warmup": 5, "every": 4}
     whole = DiffMask(vit, "learned")
@@ -413,6 +460,7 @@ class Items(Dataset):
         (Items(torch.zeros(3, 64, 64)), {"every": 0}, "every must be above 0"),
         (Items(torch.zeros(3, 64, 64)), {"sparsity": "l1"}, "sparsity"),
         (Items(torch.zeros(3, 64, 64)), {"optimizer": "sgd"}, "optimizer"),
+        (Items(torch.zeros(3, 64, 64)), {"masks": "soft"}, 'Unknown masks .* "sampled" or "shown"'),
         (Items(torch.zeros(3, 64, 64)), {"rank": -1}, "rank must be 0 or more"),
         (Items(torch.zeros(3, 64, 64)), {"shallowest": 5}, "shallowest"),
     ],

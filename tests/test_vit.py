@@ -286,6 +286,56 @@ def test_dropping_every_patch(family):
     close(logits[1:], drop_by_hand(model, images[1], keep[1]))
 
 
+@each_family
+def test_dropping_by_degrees_ends_in_dropping(family):
+    model = shared(family)
+    images, grid = some_images(model), see.anatomy(model).grid
+    patches = grid[0] * grid[1]
+    keep = some_keep(model, [patches - 1, patches // 2, 1])
+    with torch.no_grad():
+        sharp = see.predict(model, images, keep, "drop")
+        close(see.predict(model, images, keep.float(), "drop"), sharp, atol=2e-5)
+        close(see.predict(model, images, torch.ones(3, *grid), "drop"), model(images))
+        assert see.predict(model, images, torch.zeros(3, *grid), "drop").isfinite().all()
+        half = see.predict(model, images, (keep + 1.0) / 2, "drop")
+    assert ((half - sharp).abs().amax(1) > 1e-3).all(), "half a patch is no patch, so this test sees nothing"
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov3", "siglip", "beit", "no_class_token"])
+def test_the_slope_of_dropping_by_degrees_equals_finite_differences(family):
+    model = double(family)
+    images = some_images(model, 1)
+    keep = torch.rand(1, *see.anatomy(model).grid, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
+    with torch.enable_grad():
+        assert torch.autograd.gradcheck(lambda z: see.predict(model, images, z, "drop"), keep.requires_grad_())
+        gone = keep.detach().clone()
+        gone[0, 0] = 0  # the first row is dropped, and could come back
+        (slope,) = torch.autograd.grad(see.predict(model, images, gone.requires_grad_(), "drop")[0, 0], gone)
+    assert slope.isfinite().all() and (slope[0, 0] != 0).all()
+
+
+def test_weights_scale_attention_as_a_softmax_would():
+    """softmax(s)_j keep_j, scaled to sum 1, is softmax(s + log keep)_j."""
+    model = shared("vit")
+    images, seen = some_images(model, 2), []
+    keep = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)) + 0.1
+    plain = see.attention_maps(model, images)[:, 0]
+    with see.weigh_tokens(model, keep), torch.no_grad():
+        handle = model.blocks[0].attn.attn_drop.register_forward_hook(lambda _m, _a, out: seen.append(out))
+        model(images)
+        handle.remove()
+    logits = plain.log() + torch.cat([torch.ones(2, 1), keep], 1).log()[:, None, None]
+    close(seen[0], logits.softmax(-1))
+
+
+@pytest.mark.parametrize("pool", ["max", "avgmax"])
+def test_dropping_by_degrees_is_refused_where_the_pool_is_unknown(pool):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=CLASSES, global_pool=pool, **SMALL).eval()
+    with pytest.raises(see.UnfitViT, match="by degrees is known only for") as error:
+        see.predict(model, some_images(model), torch.rand(3, 4, 4), "drop")
+    assert_one_sentence(error.value)
+
+
 def test_drop_saves_work():
     """Apart from BEiT the blocks see the kept tokens only."""
     model, lengths = shared("vit"), []
