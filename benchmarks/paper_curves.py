@@ -22,7 +22,7 @@ from diffmask_lite.comparison import Comparison, Task, prepare
 
 NAME = "cifar10_paper"
 REMOVAL, STEPS = "noise", 28  # 29 points, both end points included
-IMAGES, SEED = 100, 0
+SEED = 0
 METRICS = ["morf", "lerf", "srg"]
 
 
@@ -33,7 +33,7 @@ def measure(task: Task, pieces: Path, steps: int = STEPS) -> tuple[pd.DataFrame,
     scores = pd.concat([table["scores"] for table in tables], ignore_index=True)[[*results.KEYS[1:], *METRICS]]
     curves = pd.concat([table["curves"] for table in tables], ignore_index=True)
     about = run.run | {
-        "command": "python benchmarks/paper_curves.py",
+        "command": f"python benchmarks/paper_curves.py --images {len(task.images)}",
         "commit": run.pieces.commits,
         "methods": run.methods,
         "removals": [REMOVAL],
@@ -49,15 +49,17 @@ def report(line: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--images", type=int, default=100, help="test images, drawn once by the seed (default: 100)")
     options.add_argument("--threads", type=int, help="cores to use (default: all)")
     options.add_argument("--pieces", type=Path, default=Path("build") / "evaluate", help="folder of finished pieces")
+    options.add_argument("--out", type=Path, default=results.folder(), help="folder for the tables (default: %(default)s)")
     options = options.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    scores, curves, about = measure(prepare("cifar10", IMAGES, seed=SEED), options.pieces)
+    scores, curves, about = measure(prepare("cifar10", options.images, seed=SEED), options.pieces)
     texts = {".csv": results.text(scores), "_curves.csv": results.text(curves), ".json": results.sidecar(about)}
     for ending, text in texts.items():
-        path = results.folder() / f"{NAME}{ending}"
+        path = options.out / f"{NAME}{ending}"
         path.write_text(text, encoding="utf-8", newline="\n")
         report(f"{path}: {path.stat().st_size} bytes")
 
