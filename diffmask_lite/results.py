@@ -52,7 +52,7 @@ def save(name: str, tables: dict[str, pd.DataFrame], about: dict, root: str | os
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     paths = [root / f"{name}{ending}" for ending in (*TABLES.values(), ".json")]
-    texts = [text(tables[table]) for table in TABLES] + [json.dumps(about, indent=2, ensure_ascii=False) + "\n"]
+    texts = [text(tables[table]) for table in TABLES] + [sidecar(about)]
     for path, content in zip(paths, texts, strict=True):
         path.write_text(content, encoding="utf-8", newline="\n")
     return paths
@@ -85,6 +85,11 @@ def text(table: pd.DataFrame) -> str:
         return f"{value:z.4f}".rstrip("0").rstrip(".")  # z: no minus on a zero
 
     return table.to_csv(index=False, lineterminator="\n", float_format=rounded)
+
+
+def sidecar(about: dict) -> str:
+    """Return what was measured as JSON."""
+    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
 
 
 def read(file: str | os.PathLike) -> pd.DataFrame:

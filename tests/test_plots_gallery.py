@@ -40,6 +40,14 @@ KL = np.r_[0, np.linspace(0.3, 0.01, 10)[::-1], 2, 3]  # of 12, 11, … 0 patche
 CHANCE = {2: 1.0, 9: 0.2}
 
 
+LONG = ["automobile"] * 4  # "not automobile" is wider than a picture, and must not be cut off at the border
+OTHER = (RESULT.logits[:4].argmax(1) + 1) % 4  # every answer is wrong
+
+
+def first(part):
+    return SimpleNamespace(**{name: value[:4] for name, value in vars(part).items() if name != "threshold"})
+
+
 def last(part):
     return SimpleNamespace(**{name: value[5:] for name, value in vars(part).items() if name != "threshold"})
 
@@ -55,6 +63,7 @@ FIGURES = {
     "seed_masks, one": lambda: plots.seed_masks(WIDE[0][:1], {"seed 0": WIDE[1].mask[:1]}),
     "gallery": lambda: plots.gallery(PICTURES, RESULT, CHECK, NAMES),
     "gallery, twelve": lambda: plots.gallery(PICTURES10, RESULT10, CHECK10, NAMES, truth=[3, 1] * 6),
+    "gallery, long names": lambda: plots.gallery(PICTURES[:4], first(RESULT), first(CHECK), LONG, truth=OTHER),
     "gallery, one": lambda: plots.gallery(PICTURES[5:], last(RESULT), last(CHECK), NAMES),
     "board": lambda: plots.board(PICTURES[0], place(), NAMES, "The answer is lost: “cat”. " * 5),
     "board, empty": lambda: plots.board(PICTURES[0], place(0), NAMES),

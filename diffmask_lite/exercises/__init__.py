@@ -1,5 +1,6 @@
 """The checkers that the notebooks' exercises call, a module for each notebook."""
 
+from .cifar10 import check_mosaic, check_spearman, check_torn
 from .faithfulness import check_auroc, check_paired, check_srg
 from .gates import check_log_kept, check_masses, check_mean_gate
 from .masks import check_agreement, check_blend, check_grow
@@ -10,6 +11,6 @@ from .vit_internals import check_attention, check_read_attention, check_unpatchi
 
 __all__ = [
     "Verdict", "check_agreement", "check_ascend", "check_attention", "check_auroc", "check_blend", "check_grow", "check_kl",
-    "check_lagrangian", "check_log_kept", "check_masses", "check_mean_gate", "check_minimise", "check_paired",
-    "check_read_attention", "check_srg", "check_top_patches", "check_unpatchify",
+    "check_lagrangian", "check_log_kept", "check_masses", "check_mean_gate", "check_minimise", "check_mosaic", "check_paired",
+    "check_read_attention", "check_spearman", "check_srg", "check_top_patches", "check_torn", "check_unpatchify",
 ]  # fmt: skip
