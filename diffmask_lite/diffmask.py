@@ -200,6 +200,8 @@ class DiffMask(nn.Module):
                 f"{path} was trained for a ViT of this shape but with other weights; load those, or pass same_vit=False "
                 "to start a new training from these gates."
             )
+        if explainer.kind == "mean" and config["vit"] != mine["vit"] and "placeholder" in tensors:
+            tensors["placeholder"] = explainer.placeholder  # the mean patch as this ViT embeds it, not as the other did
         try:
             explainer.load_state_dict(tensors)
         except RuntimeError as error:

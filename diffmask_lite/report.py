@@ -34,6 +34,7 @@ from .datasets import CIFAR10, IMAGE_ENDINGS, find_images, load_image, preproces
 from .diffmask import DiffMask
 from .plots.canvas import short
 from .state import load_state
+from .together import own_device
 
 OURS = "cifar10"
 FINE = 224  # pixels along the shorter side from which a photograph is sharp enough for a figure
@@ -69,10 +70,23 @@ def load_explainer(
     if not (pretrained or weights_file):
         raise ValueError(f"{model} needs the weights that its gates were trained for; add --pretrained, or --weights FILE.")
     body = load_state(gates)[1].get("body", {})  # what the gates were trained for: a head and a size of image
+    vit = make_vit(model, body, pretrained, weights_file)
+    return DiffMask.load(gates, vit).eval(), class_names(vit)
+
+
+def make_vit(
+    model: str, body: dict[str, Any], pretrained: bool = False, weights_file: str | os.PathLike | None = None
+) -> nn.Module:
+    """Return a timm model in eval mode, of the sizes in `body` (the entry of a file of gates; {} for its own).
+
+    Raises `ValueError` or `FileNotFoundError`, one sentence, where timm or the weights file does not give it.
+    """
+    if pretrained and weights_file:
+        raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
     vit = _timm_model(model, body, pretrained)
     if weights_file:
         _load_weights(vit, weights_file, model)
-    return DiffMask.load(gates, vit.eval()).eval(), class_names(vit)
+    return vit.eval()
 
 
 def _timm_model(model: str, body: dict[str, Any], pretrained: bool) -> nn.Module:
@@ -293,7 +307,7 @@ def run(options: argparse.Namespace) -> int:
     planned = collect(options.images, options.out, failed)
     if planned:
         explainer, names = load_explainer(options.model, options.gates, options.weights, options.pretrained)
-        _move(explainer, options.device)
+        move(explainer, options.device)
         try:
             for row in explain_files(explainer, names, planned, failed, options.threshold, options.batch):
                 explained += 1
@@ -307,8 +321,9 @@ def run(options: argparse.Namespace) -> int:
     return 130 if stopped else int(missed > 0)
 
 
-def _move(explainer: DiffMask, device: str | None) -> None:
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+def move(explainer: DiffMask, device: str | None = None) -> None:
+    """Put an explainer and its ViT on a device: by default this process's own among several, else cuda if there is one."""
+    device = device or own_device() or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         explainer.vit.to(device)
         explainer.to(device)

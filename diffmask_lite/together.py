@@ -7,15 +7,19 @@ whole batch is averaged. In a single process nothing here changes a number, and 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 @dataclass(frozen=True)
@@ -96,15 +100,37 @@ def join(device: torch.device) -> Team:
     """
     if not launched():
         return Team(device)
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device.type == "cpu")
+    state = _state(device.type == "cpu")
+    if state.num_processes != int(os.environ["WORLD_SIZE"]):
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} processes were launched, but Accelerate was set up before fit and knows of "
+            f"{state.num_processes}; on CPUs, set it up by accelerate.PartialState(cpu=True)."
+        )
     if device.type == "cuda" and state.device.type == "cuda" and device != state.device:
         raise ValueError(
             f"Process {state.process_index} of {state.num_processes} has the device {state.device}, but its ViT is on "
             f"{device}; use vit.to(accelerate.PartialState().device) before DiffMask(vit)."
         )
     return Team(device, state.process_index, state.num_processes)
+
+
+def own_device() -> torch.device | None:
+    """Return the device that this process has among several; None if it is alone."""
+    return _state(cpu=not torch.cuda.is_available()).device if launched() else None
+
+
+def _state(cpu: bool) -> PartialState:
+    """Return what Accelerate knows of this process; cpu: without it, processes on a machine that has no GPU do not join."""
+    from accelerate import PartialState
+
+    atexit.unregister(_leave)
+    atexit.register(_leave)  # a process that ends while it is in a group can be aborted by the group's threads
+    return PartialState(cpu=cpu)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def own_rows(draw: Callable[[int], Tensor], count: int) -> Tensor:

@@ -287,7 +287,8 @@ def _next_images(loader: Iterator[Tensor], step: int) -> Tensor:
     try:
         return next(loader)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"Training stopped at step {step}: {error}") from error
+        said = str(error).strip().splitlines()[-1]  # a worker process wraps the error in its own traceback
+        raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
 
 
 @contextmanager
