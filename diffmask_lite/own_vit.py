@@ -16,7 +16,8 @@ import torch
 from . import together, weights
 from .datasets import ImageFolder, preprocess
 from .diffmask import DiffMask
-from .report import make_vit, move
+from .models import make_vit
+from .report import move
 from .state import load_state
 from .training import fit
 

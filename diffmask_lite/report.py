@@ -9,7 +9,6 @@ One photograph that cannot be read is named, and the others go on. Memory is tha
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import math
 import os
@@ -20,18 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import timm.data
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import plots, weights
 from .checks import reason
 from .datasets import CIFAR10, IMAGE_ENDINGS, find_images, load_image, preprocess
 from .diffmask import DiffMask
+from .models import class_names, make_vit
 from .plots.canvas import short
 from .state import load_state
 from .together import own_device
@@ -72,59 +69,6 @@ def load_explainer(
     body = load_state(gates)[1].get("body", {})  # what the gates were trained for: a head and a size of image
     vit = make_vit(model, body, pretrained, weights_file)
     return DiffMask.load(gates, vit).eval(), class_names(vit)
-
-
-def make_vit(
-    model: str, body: dict[str, Any], pretrained: bool = False, weights_file: str | os.PathLike | None = None
-) -> nn.Module:
-    """Return a timm model in eval mode, of the sizes in `body` (the entry of a file of gates; {} for its own).
-
-    Raises `ValueError` or `FileNotFoundError`, one sentence, where timm or the weights file does not give it.
-    """
-    if pretrained and weights_file:
-        raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
-    vit = _timm_model(model, body, pretrained)
-    if weights_file:
-        _load_weights(vit, weights_file, model)
-    return vit.eval()
-
-
-def _timm_model(model: str, body: dict[str, Any], pretrained: bool) -> nn.Module:
-    if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
-        near = difflib.get_close_matches(model, timm.list_models(), n=1)
-        raise ValueError(f"timm has no model {model!r}" + (f"; the nearest name is {near[0]!r}." if near else "."))
-    cfg = None if ":" in model else timm.get_pretrained_cfg(model)
-    options = {}
-    if body.get("size") and (cfg is None or tuple(body["size"]) != tuple(cfg.input_size[1:])):
-        options["img_size"] = tuple(body["size"])
-    if body.get("channels", 3) != 3:
-        options["in_chans"] = body["channels"]
-    if body.get("classes") and not pretrained:  # timm would put a new, untrained head on pretrained weights
-        options["num_classes"] = body["classes"]
-    try:
-        return timm.create_model(model, pretrained=pretrained, **options)
-    except Exception as error:  # timm's models and its hub client raise whatever they meet
-        raise ValueError(f"timm could not make {model} ({reason(error)}).") from error
-
-
-def _load_weights(vit: nn.Module, path: str | os.PathLike, model: str) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no weights file {path}.")
-    try:
-        vit.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({reason(error)}); write one with safetensors.torch.save_file, since "
-            "nothing is ever unpickled here."
-        ) from error
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the weights of {model} with the head that the gates are for.") from error
-
-
-def class_names(vit: nn.Module) -> Sequence[str]:
-    """Return a word for each class: ImageNet's where timm knows the subset by its number of classes, else "class 0", …"""
-    subset = timm.data.infer_imagenet_subset(vit)
-    return timm.data.ImageNetInfo(subset).label_descriptions() if subset else [f"class {i}" for i in range(vit.num_classes)]
 
 
 # Which photographs, and where their figures go
