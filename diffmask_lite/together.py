@@ -137,7 +137,5 @@ def own_rows(draw: Callable[[int], Tensor], count: int) -> Tensor:
     """Return this process's `count` rows of what `draw(rows)` draws for the rows of all processes together."""
     if not launched():
         return draw(count)
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = _state(cpu=not torch.cuda.is_available())
     return draw(count * state.num_processes)[state.process_index * count :][:count]

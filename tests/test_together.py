@@ -1,8 +1,10 @@
 """Two processes on one global batch learn what one process learns from the whole of it."""
 
 import os
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -165,6 +167,47 @@ save_state(f"said.{rank}", {}, {"said": said})
         ):
             assert words in sentence
             assert_one_sentence(ValueError(sentence))
+
+
+def test_a_notebooks_launcher_starts_two_as_well(tmp_path):
+    """In a program, since it copies the kernel that calls it, and a kernel of tests is no place to copy."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "program.py").write_text(f"""
+import torch
+from accelerate import notebook_launcher
+from diffmask_lite import DiffMask, fit, together, weights
+from diffmask_lite.datasets import ColourGrid
+def train(name):
+    explainer = DiffMask(weights.pretrained("grid")[0])
+    fit(explainer, ColourGrid(50, seed=3), 5, batch=8, lr=1e-2, warmup=1, progress=False)
+    team = together.join(torch.device("cpu"))
+    explainer.save(f"{tmp_path}/{{name}}{{team.rank}}of{{team.size}}")
+notebook_launcher(train, ("gates",), num_processes=2, use_port="{port}")
+train("gates")
+""")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(TESTS)}
+    subprocess.run([sys.executable, tmp_path / "program.py"], check=True, capture_output=True, env=environment)
+    first, second, alone = (load_state(tmp_path / f"gates{name}")[0] for name in ("0of2", "1of2", "0of1"))
+    for key, value in alone.items():
+        assert torch.equal(first[key], second[key])
+        torch.testing.assert_close(first[key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "words"),
+    [(1, "cpu", "knows of 1"), (2, "cuda:0", r"has the device cuda:1, but its ViT is on cuda:0")],
+)
+def test_a_process_in_the_wrong_place_is_told_in_one_sentence(monkeypatch, processes, device, words):
+    """What Accelerate would say on machines that this one is not."""
+    state = SimpleNamespace(num_processes=processes, process_index=1, device=torch.device("cuda:1"))
+    monkeypatch.setattr(together, "_state", lambda cpu: state)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=words) as error:
+        together.join(torch.device(device))
+    assert_one_sentence(error.value)
 
 
 def test_a_process_alone_is_a_team_of_one_and_accelerate_is_not_imported():
