@@ -1,7 +1,7 @@
 """The course's trainings and measurements from a terminal: thin commands around the functions that the notebooks use.
 
 python -m diffmask_lite train-vit cifar10      the ViT
-python -m diffmask_lite train-gates cifar10    its DiffMask
+python -m diffmask_lite train-gates cifar10    its DiffMask; with --model, that of any timm ViT
 python -m diffmask_lite evaluate cifar10       DiffMask against all other attribution methods
 python -m diffmask_lite explain photo.jpg      a figure of what the ViT needs of a photograph
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import classifier, comparison, report, results, weights
+from . import classifier, comparison, own_vit, report, results, weights
 from .datasets import CIFAR10, ColourGrid, test_set
 from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
@@ -47,6 +47,14 @@ def train_vit(options: argparse.Namespace) -> None:
 
 
 def train_gates(options: argparse.Namespace) -> None:
+    if (options.name is None) == (options.model is None):
+        raise ValueError(f"Name either a task ({' or '.join(weights.NAMES)}) or a ViT (--model NAME); see --help.")
+    if foreign := own_vit.misplaced(options):
+        raise ValueError(f"{foreign[0]} is not for {options.model or options.name}; see --help for what is.")
+    if options.model:
+        own_vit.train(options)
+        return
+    options.out, options.placeholder = options.out or weights.folder(), options.placeholder or "mean"
     test = test_set(options.name, options.data)
     train = ColourGrid(10_000, seed=1) if options.name == "grid" else CIFAR10("train", options.data)
     vit = weights.load_vit(options.vit or options.out / f"{options.name}_vit.safetensors", options.name)
@@ -105,31 +113,21 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m diffmask_lite", description="Train what the course explains.")
     commands = top.add_subparsers(dest="command", required=True)
     vit = commands.add_parser("train-vit", help="train our small ViT")
-    gates = commands.add_parser("train-gates", help="train the DiffMask of our small ViT")
-    for command in (vit, gates):
-        command.add_argument("name", choices=weights.NAMES, help="the task: colour grid, or CIFAR-10")
-        command.add_argument(
-            "--data", type=Path, help="folder of data sets (default: $DIFFMASK_DATA, else ~/.cache/diffmask_lite)"
-        )
-        command.add_argument("--steps", type=int, help="gradient steps (default: as the shipped weights were trained)")
-        command.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
-        command.add_argument(
-            "--out", type=Path, default=weights.folder(), help="folder for weights and manifest (default: %(default)s)"
-        )
-        command.add_argument("--checkpoint", type=Path, help="file to save to and to go on from (default: one in build/)")
-    gates.add_argument("--vit", type=Path, help="weights or checkpoint of the ViT (default: those in --out)")
-    gates.add_argument("--eps", type=float, help="KL divergence allowed, in nats (default: as the shipped gates were trained)")
-    gates.add_argument(
-        "--placeholder",
-        choices=("mean", "zero", "learned"),
-        default="mean",
-        help="what stands for a removed patch (default: mean)",
+    gates = commands.add_parser(
+        "train-gates", help="train the DiffMask of our small ViTs, or of any timm ViT",
+        usage="%(prog)s --model NAME (--pretrained | --weights FILE) --data FOLDER [options]\n"
+        "       %(prog)s {grid,cifar10} [options]",
+        description=own_vit.ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    vit.add_argument("name", choices=weights.NAMES, help="the task: colour grid, or CIFAR-10")
+    vit.add_argument("--data", type=Path, help="folder of data sets (default: $DIFFMASK_DATA, else ~/.cache/diffmask_lite)")
+    vit.add_argument(
+        "--out", type=Path, default=weights.folder(), help="folder for weights and manifest (default: %(default)s)"
     )
-    gates.add_argument(
-        "--plain",
-        action="store_true",
-        help="gates as published, for comparison: one output for all classes, and no order (the grid's always are)",
-    )
+    vit.add_argument("--steps", type=int, help="gradient steps (default: as the shipped weights were trained)")
+    vit.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
+    vit.add_argument("--checkpoint", type=Path, help="file to save to and to go on from (default: one in build/)")
+    own_vit.add_options(gates)
     report.add_command(commands)
     vit.set_defaults(run=train_vit)
     gates.set_defaults(run=train_gates)

@@ -225,6 +225,23 @@ class ImageFolder(Dataset):
         return self.transform(load_image(self.paths[i])), self.paths[i].parent.name
 
 
+def imagenet_folder(root: str | os.PathLike | None = None) -> Path:
+    """Return the training images of ImageNet, a folder for each class, or else of Imagenette, its subset of ten classes.
+
+    Looked for under the data root (`data_root`) are imagenet*/train, then imagenet*/val: torchvision's ImageNet layout, and
+    what torchvision's Imagenette unpacks. Raises `FileNotFoundError` with the command that gets Imagenette.
+    """
+    root = data_root(root)
+    for split in ("train", "val"):
+        for folder in sorted(root.glob(f"imagenet*/{split}")):
+            if any(part.is_dir() for part in folder.iterdir()):
+                return folder
+    raise FileNotFoundError(
+        f"There is no ImageNet under {root}; with a network, this gets Imagenette, a subset of 326 MB: "
+        f"python -c \"from torchvision.datasets import Imagenette; Imagenette({str(root)!r}, size='320px', download=True)\""
+    )
+
+
 def cat_photograph() -> Image.Image:
     """Return the face of scikit-image's cat Chelsea (photograph by Stefan van der Walt, CC0), 240 × 240; needs no network."""
     from skimage.data import chelsea  # not at the top: scikit-image takes half a second to import

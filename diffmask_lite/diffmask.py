@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -28,8 +29,8 @@ class Explanation:
 
     mask: Tensor  # float (B, h, w): the probability that each patch is kept, gates of all layers together
     keep: Tensor  # bool (B, h, w): mask > threshold, the predicted subset; verify it before you rely on it
-    layers: Tensor  # float (B, L + 2, h, w): the gate of each hidden state on its own
-    logits: Tensor  # (B, classes): the ViT's prediction on the whole image
+    layers: Tensor  # float (B, L + 2, h, w): the gate of each hidden state on its own; (B, depth + 2, h, w) at a depth
+    logits: Tensor | None  # (B, classes): the ViT's prediction on the whole image; None where the pass was stopped early
     threshold: float
     score: Tensor  # float (B, h, w): the mask's log-odds, for ranking: its order, without the ties that rounding to 1 makes
 
@@ -42,6 +43,10 @@ class Check:
     agree: Tensor  # bool (B,): the most probable class is the same
     kept: Tensor  # (B,): share of patches kept
     logits: Tensor  # (B, classes): the ViT's prediction on the kept patches alone
+
+
+class _Enough(Exception):
+    """Raised in a hook to end a forward pass of which no more is needed."""
 
 
 def kl_divergence(logits: Tensor, masked: Tensor) -> Tensor:
@@ -125,9 +130,10 @@ class DiffMask(nn.Module):
         # one vector where the embedding looks at each patch alone, as a plain ViT's does
         return grey[0].clone() if torch.allclose(grey, grey[:1], atol=1e-6) else grey.clone()
 
-    def read(self, images: Tensor, last: int | None = None) -> tuple[Tensor, Tensor]:
+    def read(self, images: Tensor, last: int | None = None, stop: bool = False) -> tuple[Tensor | None, Tensor]:
         """Run the ViT once: its logits (B, classes), and the logits of gates 0 … last, (B, last + 1, N), by default all.
 
+        stop: run no block that gates 0 … last do not need; the ViT's logits are then None, and gates per class impossible.
         The ViT runs without gradients; the gates with them, where the caller has them on. No hidden state but h_0 outlives
         the block that made it.
         """
@@ -146,8 +152,11 @@ class DiffMask(nn.Module):
             whole = self._whole(tokens, i, state) if self.context else None
             with torch.set_grad_enabled(learning):
                 looks.append(self.gates[i].look(state, whole))
+            if stop and i == last:
+                raise _Enough
 
-        with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate, prefix_too=True):
+        prediction = None
+        with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate, prefix_too=True), suppress(_Enough):
             prediction = self.vit(images)
         p = prediction.float().softmax(-1) if self.per_class else None
         return prediction, decide(self.gates[: last + 1], embedding[0], looks, p)
@@ -159,20 +168,31 @@ class DiffMask(nn.Module):
         return (normalise if self.normalise else Tensor.float)(tokens[:, 0])
 
     @torch.no_grad()
-    def explain(self, images: Tensor, threshold: float = 0.5) -> Explanation:
+    def explain(self, images: Tensor, threshold: float = 0.5, depth: int | None = None) -> Explanation:
         """Predict which patches are enough to keep the ViT's prediction, in one forward pass of the ViT, deterministically.
 
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
+        depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}; cheaper than a prediction, which then
+            is not made. Gates per class need it, and take no depth. What a depth is worth: `benchmarks/depth.py`.
         Raises `ValueError` on input that does not fit.
         """
         if not 0 <= threshold < 1:
             raise ValueError(f"The threshold is a probability in [0, 1), but it is {threshold}.")
+        if depth is not None:
+            self._check_depth(depth)
         with torch.inference_mode():  # cheaper than no_grad, small operations above all
-            prediction, logits = self.read(images)
-        prediction, each = prediction.clone(), log_open(logits.clone())  # ordinary tensors again; each (B, L + 2, N)
+            prediction, logits = self.read(images, None if depth is None else depth + 1, stop=depth is not None)
+        prediction = None if prediction is None else prediction.clone()  # ordinary tensors again
+        each = log_open(logits.clone())  # (B, L + 2, N)
         log_mask = each.sum(1).unflatten(1, self.body.grid)  # a patch stays only if every layer keeps it
         mask, layers = log_mask.exp(), each.exp().unflatten(2, self.body.grid)
         return Explanation(mask, mask > threshold, layers, prediction, threshold, log_odds(log_mask))
+
+    def _check_depth(self, depth: int) -> None:
+        if self.per_class:
+            raise ValueError("These gates have an output per class and need the whole prediction; leave depth out.")
+        if not isinstance(depth, int) or not 0 <= depth <= self.body.depth:
+            raise ValueError(f"depth is a number of blocks, 0 … {self.body.depth}, but it is {depth}.")
 
     @torch.no_grad()
     def verify(self, images: Tensor, keep: Tensor, logits: Tensor | None = None, removal: str | Tensor | None = None) -> Check:
@@ -219,6 +239,8 @@ class DiffMask(nn.Module):
                 f"{path} was trained for a ViT of this shape but with other weights; load those, or pass same_vit=False "
                 "to start a new training from these gates."
             )
+        if explainer.kind == "mean" and config["vit"] != mine["vit"] and "placeholder" in tensors:
+            tensors["placeholder"] = explainer.placeholder  # the mean patch as this ViT embeds it, not as the other did
         try:
             explainer.load_state_dict(tensors)
         except RuntimeError as error:

@@ -9,7 +9,6 @@ One photograph that cannot be read is named, and the others go on. Memory is tha
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import math
 import os
@@ -20,20 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import timm.data
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import plots, weights
 from .checks import reason
 from .datasets import CIFAR10, IMAGE_ENDINGS, find_images, load_image, preprocess
 from .diffmask import DiffMask
+from .models import class_names, make_vit
 from .plots.canvas import short
 from .state import load_state
+from .together import own_device
 
 OURS = "cifar10"
 FINE = 224  # pixels along the shorter side from which a photograph is sharp enough for a figure
@@ -69,48 +67,8 @@ def load_explainer(
     if not (pretrained or weights_file):
         raise ValueError(f"{model} needs the weights that its gates were trained for; add --pretrained, or --weights FILE.")
     body = load_state(gates)[1].get("body", {})  # what the gates were trained for: a head and a size of image
-    vit = _timm_model(model, body, pretrained)
-    if weights_file:
-        _load_weights(vit, weights_file, model)
-    return DiffMask.load(gates, vit.eval()).eval(), class_names(vit)
-
-
-def _timm_model(model: str, body: dict[str, Any], pretrained: bool) -> nn.Module:
-    if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
-        near = difflib.get_close_matches(model, timm.list_models(), n=1)
-        raise ValueError(f"timm has no model {model!r}" + (f"; the nearest name is {near[0]!r}." if near else "."))
-    cfg = None if ":" in model else timm.get_pretrained_cfg(model)
-    options = {}
-    if body.get("size") and (cfg is None or tuple(body["size"]) != tuple(cfg.input_size[1:])):
-        options["img_size"] = tuple(body["size"])
-    if body.get("channels", 3) != 3:
-        options["in_chans"] = body["channels"]
-    if body.get("classes") and not pretrained:  # timm would put a new, untrained head on pretrained weights
-        options["num_classes"] = body["classes"]
-    try:
-        return timm.create_model(model, pretrained=pretrained, **options)
-    except Exception as error:  # timm's models and its hub client raise whatever they meet
-        raise ValueError(f"timm could not make {model} ({reason(error)}).") from error
-
-
-def _load_weights(vit: nn.Module, path: str | os.PathLike, model: str) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no weights file {path}.")
-    try:
-        vit.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({reason(error)}); write one with safetensors.torch.save_file, since "
-            "nothing is ever unpickled here."
-        ) from error
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the weights of {model} with the head that the gates are for.") from error
-
-
-def class_names(vit: nn.Module) -> Sequence[str]:
-    """Return a word for each class: ImageNet's where timm knows the subset by its number of classes, else "class 0", …"""
-    subset = timm.data.infer_imagenet_subset(vit)
-    return timm.data.ImageNetInfo(subset).label_descriptions() if subset else [f"class {i}" for i in range(vit.num_classes)]
+    vit = make_vit(model, body, pretrained, weights_file)
+    return DiffMask.load(gates, vit).eval(), class_names(vit)
 
 
 # Which photographs, and where their figures go
@@ -293,7 +251,7 @@ def run(options: argparse.Namespace) -> int:
     planned = collect(options.images, options.out, failed)
     if planned:
         explainer, names = load_explainer(options.model, options.gates, options.weights, options.pretrained)
-        _move(explainer, options.device)
+        move(explainer, options.device)
         try:
             for row in explain_files(explainer, names, planned, failed, options.threshold, options.batch):
                 explained += 1
@@ -307,8 +265,9 @@ def run(options: argparse.Namespace) -> int:
     return 130 if stopped else int(missed > 0)
 
 
-def _move(explainer: DiffMask, device: str | None) -> None:
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+def move(explainer: DiffMask, device: str | None = None) -> None:
+    """Put an explainer and its ViT on a device: by default this process's own among several, else cuda if there is one."""
+    device = device or own_device() or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         explainer.vit.to(device)
         explainer.to(device)

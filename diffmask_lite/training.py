@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from . import together
 from . import vit as see
 from .diffmask import DiffMask, kl_divergence
 from .gates import log_odds, log_open, sample
@@ -90,6 +92,9 @@ def fit(
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT.
 
+    Started by `torchrun`, `accelerate launch` or `notebook_launcher`, the processes share each batch evenly and learn what one
+    process would learn from the whole of it; the main one prints and writes the checkpoint.
+
     Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
     `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
     """
@@ -100,6 +105,8 @@ def fit(
         raise ValueError(f"shallowest is a depth in 0 … {body.states - 1}, but it is {shallowest}.")
     device = next(vit.parameters()).device
     hole = explainer.placeholder.detach() if isinstance(explainer.placeholder, Tensor) else explainer.placeholder
+    team = together.join(device)
+    mine, progress = team.rows(batch), progress and team.main
     learner = _optimizer(optimizer, explainer, lr)
     alphas = torch.full((body.states,), float(alpha))
     history = History(eps)
@@ -117,23 +124,27 @@ def fit(
         unpack_optimizer(learner, tensors, meta["optimizer"])
         alphas, history = tensors["alphas"], _unpack_history(tensors["history"], eps)
 
+    team.start_alike(run, len(history), explainer)
+
     def store() -> None:
+        if not team.main:
+            return
         tensors, meta = pack_optimizer(learner)
         tensors |= {f"gates/{k}": v for k, v in explainer.state_dict().items()} | {"alphas": alphas}
         tensors["history"] = torch.tensor(history.frame().to_numpy(), dtype=torch.float64)
         save_state(checkpoint, tensors, {"run": run, "optimizer": meta})
 
     start = len(history)
-    loader = _batches(dataset, seed, batch, start, steps, workers)
+    loader = _batches(dataset, seed, batch, mine, start, steps, workers)
     bar = tqdm(total=steps, initial=start, desc="gates", disable=not progress, file=sys.stdout, leave=False, mininterval=0.5)
     fused = see.explicit_attention(vit) if device.type == "cpu" else nullcontext()
     with bar, fused, _deferred_interrupt() as interrupted:
         for step in range(start, steps):
             images = _next_images(loader, step).to(device)
-            _check_finite(images, step, dataset, seed)
+            _check_finite(images, step, partial(epoch_order, len(dataset), seed, step * batch, batch), mine)
             draw = stream(seed, "gates", step)
             k = int(torch.randint(shallowest, body.states, (), generator=draw))
-            uniform = torch.rand(batch, body.states, body.patches, generator=draw)[:, : k + 1].to(device)
+            uniform = torch.rand(batch, body.states, body.patches, generator=draw)[mine, : k + 1].to(device)
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 logits, gates = explainer.read(images, last=k)  # gates: logits (B, k + 1, N)
                 log_kept = log_open(gates).sum(1)  # (B, N)
@@ -148,30 +159,33 @@ def fit(
             if rank:
                 with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                     loss = loss + rank * ranking(vit, images, logits, log_odds(log_kept), hole, draw)
-            if not loss.isfinite():
+            agree = (logits.argmax(1) == masked.argmax(1)).float().mean()
+            seen = team.mean(loss, kl, (z > 0).float().mean(), agree, cost)  # of the whole batch
+            if not math.isfinite(seen[0]):
                 raise FloatingPointError(
-                    f"The loss became {loss.item()} at step {step} (KL {kl.item()}), and the gates are those of the step "
+                    f"The loss became {seen[0]} at step {step} (KL {seen[1]}), and the gates are those of the step "
                     "before; try a smaller lr, or a wider autocast dtype."
                 )
             for group in learner.param_groups:
                 group["lr"] = group["initial_lr"] * _schedule(step, warmup, steps if decay else 0)
             learner.zero_grad(set_to_none=True)
             loss.backward()
+            team.average_gradients(explainer.parameters())
             learner.step()
             # Ascent: a violated constraint makes its own multiplier grow.
-            alphas[k] = (alphas[k] + alpha_lr * (kl.item() - eps)).clamp(*alpha_bounds)
+            alphas[k] = (alphas[k] + alpha_lr * (seen[1] - eps)).clamp(*alpha_bounds)
 
-            agree = (logits.argmax(1) == masked.argmax(1)).float().mean()
-            kept = (z > 0).float().mean()
-            history.add(step, kl.item(), kept.item(), agree.item(), cost.item(), alphas[k].item(), k)
-            bar.set_postfix(KL=f"{kl.item():.3f}", kept=f"{kept.item():.2f}", alpha=f"{alphas[k].item():.1f}", refresh=False)
+            history.add(step, *seen[1:], alphas[k].item(), k)
+            bar.set_postfix(KL=f"{seen[1]:.3f}", kept=f"{seen[2]:.2f}", alpha=f"{alphas[k].item():.1f}", refresh=False)
             bar.update()
-            history.interrupted = interrupted.is_set()
+            history.interrupted = team.any(interrupted.is_set())
             if checkpoint and ((step + 1) % every == 0 or step + 1 == steps or history.interrupted):
                 store()
             if history.interrupted:
-                print(f"Stopped after step {step}; the gates keep what they learned.")
+                if team.main:
+                    print(f"Stopped after step {step}; the gates keep what they learned.")
                 break
+    team.wait()
     if progress and not history.interrupted:
         print(history.diagnosis())
     return history
@@ -241,13 +255,15 @@ class _Seeded(Dataset):
         return image
 
 
-def _batches(dataset: Dataset | Tensor, seed: int, batch: int, start: int, steps: int, workers: int) -> Iterator[Tensor]:
-    """Yield the images of steps start … steps − 1, each (B, C, H, W)."""
+def _batches(
+    dataset: Dataset | Tensor, seed: int, batch: int, mine: slice, start: int, steps: int, workers: int
+) -> Iterator[Tensor]:
+    """Yield the images of steps start … steps − 1, rows `mine` of each global batch, (B, C, H, W)."""
 
     def places() -> Iterator[list[tuple[int, int]]]:
         for step in range(start, steps):
             order = epoch_order(len(dataset), seed, step * batch, batch)
-            yield [(step * batch + j, index) for j, index in enumerate(order)]
+            yield [(step * batch + j, index) for j, index in enumerate(order)][mine]
 
     seeded = _Seeded(dataset, seed)
     if workers:
@@ -269,11 +285,10 @@ def _random_numbers_restored() -> Iterator[None]:
             random.setstate(state)
 
 
-def _check_finite(images: Tensor, step: int, dataset: Dataset | Tensor, seed: int) -> None:
+def _check_finite(images: Tensor, step: int, order: Callable[[], list[int]], mine: slice) -> None:
     good = images.isfinite().flatten(1).all(1)
     if not good.all():
-        order = epoch_order(len(dataset), seed, step * len(images), len(images))
-        bad = [index for index, fine in zip(order, good.tolist(), strict=True) if not fine]
+        bad = [index for index, fine in zip(order()[mine], good.tolist(), strict=True) if not fine]
         raise ValueError(
             f"Training stopped at step {step}: items {bad[:8]} of the data set hold NaN or infinite pixels; repair them or "
             "leave them out."
@@ -284,7 +299,8 @@ def _next_images(loader: Iterator[Tensor], step: int) -> Tensor:
     try:
         return next(loader)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"Training stopped at step {step}: {error}") from error
+        said = str(error).strip().splitlines()[-1]  # a worker process wraps the error in its own traceback
+        raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from . import vit as see
 from .attribution.fading import keep_slope
 from .diffmask import kl_divergence
+from .together import own_rows
 
 
 def by_slope(
@@ -64,9 +65,9 @@ def top_m(
     the m-th and the next. The loss is KL(p ‖ p(the m alone)) plus the probability of the predicted class without them.
     """
     count, patches = score.shape
-    uniform = torch.rand(count, patches, generator=generator).clamp(1e-6, 1 - 1e-6)
+    uniform = own_rows(lambda rows: torch.rand(rows, patches, generator=generator), count).clamp(1e-6, 1 - 1e-6)
     noisy = score - torch.log(-torch.log(uniform)).to(score)
-    m = torch.randint(1, patches, (count, 1), generator=generator).to(score.device)
+    m = own_rows(lambda rows: torch.randint(1, patches, (rows, 1), generator=generator), count).to(score.device)
     ordered = noisy.detach().sort(dim=1, descending=True).values
     border = (ordered.gather(1, m - 1) + ordered.gather(1, m)) / 2  # between the m-th and the next
     soft = torch.sigmoid(noisy - border)
@@ -108,7 +109,8 @@ def worth(
     body = see.anatomy(vit)
     total = images.new_zeros(len(images), body.patches, dtype=torch.float32)
     for _ in range(pairs):
-        rank = torch.rand(len(images), body.patches, generator=generator).argsort(1).to(images.device)
+        rank = own_rows(lambda rows: torch.rand(rows, body.patches, generator=generator), len(images)).argsort(1)
+        rank = rank.to(images.device)
         half = rank < body.patches // 2  # (B, N)
         p = [
             see.predict(vit, images, keep.unflatten(1, body.grid), removal).float().softmax(1).gather(1, target[:, None])

@@ -12,7 +12,16 @@ from PIL import Image
 
 from diffmask_lite import datasets
 from diffmask_lite import vit as see
-from diffmask_lite.datasets import CIFAR10, ColourGrid, ImageFolder, cat_photograph, data_root, load_image, preprocess
+from diffmask_lite.datasets import (
+    CIFAR10,
+    ColourGrid,
+    ImageFolder,
+    cat_photograph,
+    data_root,
+    imagenet_folder,
+    load_image,
+    preprocess,
+)
 from families import assert_one_sentence, shared
 
 # The colour grid. Its colours are written down here once more, so that counting does not rest on the module's own table.
@@ -315,3 +324,16 @@ def test_the_cat_needs_no_network(monkeypatch):
     assert picture.size == (240, 240) and picture.mode == "RGB"
     pixels = np.asarray(picture)
     assert pixels.std() > 20
+
+
+def test_imagenet_is_found_in_torchvisions_layouts_and_else_the_command_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Imagenette.*download=True") as error:
+        imagenet_folder(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    (tmp_path / "imagenet" / "train").mkdir(parents=True)  # without a class in it
+    with pytest.raises(FileNotFoundError):
+        imagenet_folder(tmp_path)
+    (tmp_path / "imagenet" / "val" / "n01440764").mkdir(parents=True)
+    assert imagenet_folder(tmp_path) == tmp_path / "imagenet" / "val"
+    (tmp_path / "imagenette2-320" / "train" / "n01440764").mkdir(parents=True)
+    assert imagenet_folder(tmp_path) == tmp_path / "imagenette2-320" / "train"

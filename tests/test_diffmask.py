@@ -343,3 +343,59 @@ def test_half_precision_vits_are_explained():
     images = some_images(vit)
     result = DiffMask(vit).explain(images)
     assert result.mask.isfinite().all() and result.logits.dtype == torch.bfloat16
+
+
+@every_family
+def test_explaining_at_a_depth_uses_the_gates_so_far_and_runs_the_blocks_so_far(family):
+    vit = shared(family)
+    explainer, images = loose(vit), some_images(vit, 2)
+    whole, blocks = explainer.explain(images), []
+    handles = [block.register_forward_hook(lambda _m, _a, _o, i=i: blocks.append(i)) for i, block in enumerate(vit.blocks)]
+    try:
+        for depth in range(explainer.body.depth + 1):
+            blocks.clear()
+            result = explainer.explain(images, depth=depth)
+            assert blocks == list(range(depth)) and result.logits is None
+            assert result.layers.shape[1] == depth + 2
+            torch.testing.assert_close(result.layers, whole.layers[:, : depth + 2])
+            torch.testing.assert_close(result.mask, whole.layers[:, : depth + 2].prod(1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    torch.testing.assert_close(result.score, whole.score)
+
+
+def test_stopping_early_leaves_nothing_on_the_vit():
+    vit = build("vit").train()
+    explainer = DiffMask(vit)
+    before = [m.training for m in vit.modules()], [p.requires_grad for p in vit.parameters()]
+    for depth in (0, 1, 3):
+        explainer.explain(some_images(vit), depth=depth)
+    assert ([m.training for m in vit.modules()], [p.requires_grad for p in vit.parameters()]) == before
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.modules())
+    images = some_images(vit)
+    keep = explainer.explain(images, depth=1).keep
+    assert explainer.verify(images, keep).kl.shape == (3,)  # it asks for the prediction itself
+
+
+@pytest.mark.parametrize("depth", [-1, 4, 1.5, "all"])
+def test_a_depth_that_is_none_gets_one_sentence(depth):
+    with pytest.raises(ValueError, match="0 … 3") as error:
+        DiffMask(shared("vit")).explain(some_images(shared("vit")), depth=depth)
+    assert_one_sentence(error.value)
+
+
+def test_gates_per_class_take_no_depth():
+    with pytest.raises(ValueError, match="leave depth out") as error:
+        DiffMask(shared("vit"), per_class=True).explain(some_images(shared("vit")), depth=2)
+    assert_one_sentence(error.value)
+
+
+def test_a_warm_start_on_other_weights_has_their_own_mean_patch(tmp_path):
+    one, other = build("vit"), build("vit")
+    with torch.no_grad():
+        other.patch_embed.proj.bias.add_(1)
+    DiffMask(one, seed=4).save(tmp_path / "gates")
+    warm = DiffMask.load(tmp_path / "gates", other, same_vit=False)
+    assert torch.equal(warm.gates[0].first.weight, DiffMask(one, seed=4).gates[0].first.weight)
+    assert torch.equal(warm.placeholder, DiffMask(other).placeholder)

@@ -14,7 +14,7 @@ import skimage.data
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffmask_lite import DiffMask, datasets, plots, report, weights
 from diffmask_lite.__main__ import main, parser
@@ -436,7 +436,7 @@ def test_any_timm_vit_with_its_gates(here, capsys, tiny, name, grid, classes):
     words = timm.data.ImageNetInfo().label_descriptions() if classes == 1000 else [f"class {i}" for i in range(7)]
     assert row["class"] == words[row["index"]] and row["class_after"] == words[row["index_after"]]
     vit = timm.create_model("test_vit", num_classes=classes, img_size=16 * grid)
-    vit.load_state_dict({key: value for key, value in report.load_file(tiny / f"{name}.vit").items()})
+    vit.load_state_dict({key: value for key, value in load_file(tiny / f"{name}.vit").items()})
     image = datasets.preprocess(vit)(CAT)[None]
     assert row["p"] == pytest.approx(vit.eval()(image).softmax(1).max().item(), abs=1e-5)
 
