@@ -15,7 +15,7 @@ import torch
 
 from . import together, weights
 from .datasets import ImageFolder, preprocess
-from .diffmask import DiffMask
+from .diffmask import PLACEHOLDERS, DiffMask
 from .models import make_vit
 from .report import move
 from .state import load_state
@@ -39,7 +39,7 @@ Ctrl-C stops after the step in hand, and the same command goes on from the check
 
 
 OURS = ("vit", "plain")
-OTHERS = ("pretrained", "weights", "start", "batch", "lr", "per_class", "rank", "every", "workers", "float32", "device")
+OTHERS = ("pretrained", "weights", "start", "batch", "lr", "per_class", "context", "rank", "every", "workers", "float32", "device")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -53,8 +53,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, help="gradient steps (default: 2000; for ours, as the shipped were trained)")
     group.add_argument("--eps", type=float, help="KL divergence allowed, in nats (default: 0.1; for ours, as shipped)")
     group.add_argument(
-        "--placeholder", choices=("mean", "zero", "learned"), help="what stands for a removed patch (default: mean)"
-    )
+        "--placeholder", choices=PLACEHOLDERS,
+        help='what stands for a removed patch, "drop" being nothing at all (default: mean; for ours, as shipped)',
+    )  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
     group.add_argument(
         "--out", type=Path,
@@ -74,6 +75,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=int, help="images a step, over all processes together (default: 64)")
     group.add_argument("--lr", type=float, help="learning rate of the gates (default: 0.003)")
     group.add_argument("--per-class", action="store_true", help="give each gate an output for every class")
+    group.add_argument("--context", action="store_true", help="let each gate also read the class token")
     group.add_argument("--rank", type=float, help="weight of the term that makes the mask rank (default: 0, as published)")
     group.add_argument("--every", type=int, help="steps between two checkpoints (default: 100)")
     group.add_argument(
@@ -101,15 +103,15 @@ def train(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
     if options.data is None:
         raise ValueError("Say which images to learn from: --data FOLDER.")
-    if options.start and (options.placeholder or options.per_class):
-        raise ValueError("Placeholder and kind of gates come with --start; leave --placeholder and --per-class out.")
+    if options.start and (options.placeholder or options.per_class or options.context):
+        raise ValueError("Placeholder and kind of gates come with --start; leave --placeholder, --per-class, --context out.")
     body = load_state(options.start)[1].get("body", {}) if options.start else {}
     vit = make_vit(options.model, body, options.pretrained, options.weights)
     data = ImageFolder(options.data, preprocess(vit))
     if options.start:
         explainer = DiffMask.load(options.start, vit, same_vit=False)
     else:
-        explainer = DiffMask(vit, options.placeholder or "mean", seed=options.seed, per_class=options.per_class)
+        explainer = DiffMask(vit, options.placeholder or "mean", seed=options.seed, per_class=options.per_class, context=options.context)
     move(explainer, options.device)
     team = together.join(next(vit.parameters()).device)
 

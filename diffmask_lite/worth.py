@@ -31,7 +31,7 @@ def by_slope(
     t, drawn anew for each image: gates that learn from many images average over t, and so learn the integral that
     `integrated_drop` takes step by step. One forward and one backward pass.
     """
-    share = torch.rand(len(images), 1, generator=generator).clamp(min=0.02).to(images.device)
+    share = own_rows(lambda rows: torch.rand(rows, 1, generator=generator), len(images)).clamp(min=0.02).to(images.device)
     slope = keep_slope(vit, images, logits.argmax(1), share.expand_as(score), placeholder)
     return -correlation(score, slope).mean()
 
@@ -101,8 +101,7 @@ def worth(
     likely it would be half the Banzhaf value. A few draws are far too noisy to explain one image, but gates that learn from
     many images average them. Raises `ValueError` for less than one pair.
 
-    Gradients are not used, on purpose: the slope of the ViT along a gate, at a mix of patch and placeholder, says little of
-    what happens when the patch goes.
+    No gradient is needed, so this works with every removal. `by_slope` asks the same by a gradient, with far less noise.
     """
     if pairs < 1:
         raise ValueError(f"worth compares pairs of halves, so pairs must be at least 1, but it is {pairs}.")
