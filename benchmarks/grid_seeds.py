@@ -39,8 +39,9 @@ def main() -> int:
     good, worst = 0, []
     for seed in options.seeds:
         start = time.perf_counter()
-        explainer = DiffMask(vit, "mean", seed=seed)
-        fit(explainer, ColourGrid(10_000, seed=seed), seed=seed, progress=False, **GATES["grid"])
+        build, settings = GATES["grid"]
+        explainer = DiffMask(vit, seed=seed, **build)
+        fit(explainer, ColourGrid(10_000, seed=seed), seed=seed, progress=False, **settings)
         seconds = time.perf_counter() - start
         s = hard_mask_scores(explainer, images, truth)
         right = s["iou"] >= IOU and abs(s["kept"] - s["truth kept"]) <= KEPT and s["kl"] <= KL and s["agreement"] >= AGREEMENT

@@ -59,7 +59,7 @@ def main() -> None:
                 rows += done.to_dict("records")
                 continue
             start = time.perf_counter()
-            explainer = DiffMask(vit, "mean", seed=seed, **build)
+            explainer = DiffMask(vit, seed=seed, **build)
             past = fit(explainer, train, seed=seed, progress=False, **settings)
             rows += store(explainer, images, task, source, seed, settings["steps"], settings["batch"])
             ends = f"KL {sum(past.kl[-50:]) / 50:.3f}, kept {sum(past.kept[-50:]) / 50:.2f}"

@@ -24,8 +24,8 @@ from .worth import by_slope
 
 # What made the shipped gates: options of `DiffMask` and settings of `fit`; all others are the defaults. "plain" gates are those
 # of the paper, mended: one output for all classes, and nothing that gives the order of the mask a meaning. The others read what
-# the ViT makes of the whole image, drop tokens, and learn first of all to rank: the constraint then has only to say how far down
-# the ranking the mask goes, and with a smaller `rank` its gradient, nats against hundredths, drowns that of the order.
+# the ViT makes of the whole image, drop tokens, and learn to rank above all: the constraint then only says how far down the
+# ranking the mask goes. With a small `rank` its gradient, nats against hundredths, drowns that of the order.
 CIFAR_FIT = {"steps": 1000, "eps": 0.2, "decay": True, "autocast": torch.bfloat16}
 RANKED = {"rank": 30.0, "ranking": by_slope, "shallowest": 7, "masks": "shown", "steps": 1500, "eps": 0.3}
 GATES = {

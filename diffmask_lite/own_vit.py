@@ -39,7 +39,9 @@ Ctrl-C stops after the step in hand, and the same command goes on from the check
 
 
 OURS = ("vit", "plain")
-OTHERS = ("pretrained", "weights", "start", "batch", "lr", "per_class", "context", "rank", "every", "workers", "float32", "device")
+OTHERS = (
+    "pretrained", "weights", "start", "batch", "lr", "per_class", "context", "rank", "every", "workers", "float32", "device"
+)  # fmt: skip
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -111,7 +113,8 @@ def train(options: argparse.Namespace) -> None:
     if options.start:
         explainer = DiffMask.load(options.start, vit, same_vit=False)
     else:
-        explainer = DiffMask(vit, options.placeholder or "mean", seed=options.seed, per_class=options.per_class, context=options.context)
+        kind = {"per_class": options.per_class, "context": options.context}
+        explainer = DiffMask(vit, options.placeholder or "mean", seed=options.seed, **kind)
     move(explainer, options.device)
     team = together.join(next(vit.parameters()).device)
 

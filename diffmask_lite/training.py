@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import signal
 import sys
 import threading
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from timm.optim import Lookahead
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from . import together
@@ -31,6 +30,7 @@ from . import vit as see
 from .diffmask import DiffMask, kl_divergence
 from .gates import log_odds, log_open, sample
 from .history import History
+from .loading import batches, check_finite, next_images
 from .state import check_same_run, epoch_order, load_state, pack_optimizer, save_state, stream, unpack_optimizer
 from .worth import by_slope
 
@@ -135,13 +135,13 @@ def fit(
         save_state(checkpoint, tensors, {"run": run, "optimizer": meta})
 
     start = len(history)
-    loader = _batches(dataset, seed, batch, mine, start, steps, workers)
+    loader = batches(dataset, seed, batch, mine, start, steps, workers)
     bar = tqdm(total=steps, initial=start, desc="gates", disable=not progress, file=sys.stdout, leave=False, mininterval=0.5)
     fused = see.explicit_attention(vit) if device.type == "cpu" else nullcontext()
     with bar, fused, _deferred_interrupt() as interrupted:
         for step in range(start, steps):
-            images = _next_images(loader, step).to(device)
-            _check_finite(images, step, partial(epoch_order, len(dataset), seed, step * batch, batch), mine)
+            images = next_images(loader, step).to(device)
+            check_finite(images, step, partial(epoch_order, len(dataset), seed, step * batch, batch), mine)
             draw = stream(seed, "gates", step)
             k = int(torch.randint(shallowest, body.states, (), generator=draw))
             uniform = torch.rand(batch, body.states, body.patches, generator=draw)[mine, : k + 1].to(device)
@@ -228,79 +228,6 @@ def _optimizer(name: str, explainer: DiffMask, lr: float) -> torch.optim.Optimiz
 def _schedule(step: int, warmup: int, decay: int) -> float:
     rise = min(1.0, (step + 1) / max(1, warmup))
     return rise * (0.5 * (1 + math.cos(math.pi * step / decay)) if decay else 1.0)
-
-
-class _Seeded(Dataset):
-    """Whatever an item draws at random (an augmentation, say) becomes a function of the seed and the place in the run."""
-
-    def __init__(self, dataset: Dataset | Tensor, seed: int):
-        self.dataset, self.seed = dataset, seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, place: tuple[int, int]) -> Tensor:
-        position, index = place
-        number = stream(self.seed, "item", position).initial_seed()
-        torch.random.default_generator.manual_seed(number)
-        random.seed(number)
-        item = self.dataset[index]
-        image = item[0] if isinstance(item, tuple | list) and len(item) > 0 else item
-        if not isinstance(image, Tensor) or image.ndim != 3:
-            found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-            raise ValueError(
-                f"Item {index} of the data set gives {found} where an image (C, H, W) is expected; items must be an image or "
-                "a tuple that begins with one."
-            )
-        return image
-
-
-def _batches(
-    dataset: Dataset | Tensor, seed: int, batch: int, mine: slice, start: int, steps: int, workers: int
-) -> Iterator[Tensor]:
-    """Yield the images of steps start … steps − 1, rows `mine` of each global batch, (B, C, H, W)."""
-
-    def places() -> Iterator[list[tuple[int, int]]]:
-        for step in range(start, steps):
-            order = epoch_order(len(dataset), seed, step * batch, batch)
-            yield [(step * batch + j, index) for j, index in enumerate(order)][mine]
-
-    seeded = _Seeded(dataset, seed)
-    if workers:
-        yield from DataLoader(seeded, batch_sampler=places(), num_workers=workers)
-    else:  # without a DataLoader, an error in an item reaches the reader as it was raised
-        for group in places():
-            with _random_numbers_restored():
-                images = torch.stack([seeded[place] for place in group])
-            yield images
-
-
-@contextmanager
-def _random_numbers_restored() -> Iterator[None]:
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-
-
-def _check_finite(images: Tensor, step: int, order: Callable[[], list[int]], mine: slice) -> None:
-    good = images.isfinite().flatten(1).all(1)
-    if not good.all():
-        bad = [index for index, fine in zip(order()[mine], good.tolist(), strict=True) if not fine]
-        raise ValueError(
-            f"Training stopped at step {step}: items {bad[:8]} of the data set hold NaN or infinite pixels; repair them or "
-            "leave them out."
-        )
-
-
-def _next_images(loader: Iterator[Tensor], step: int) -> Tensor:
-    try:
-        return next(loader)
-    except (ValueError, RuntimeError) as error:
-        said = str(error).strip().splitlines()[-1]  # a worker process wraps the error in its own traceback
-        raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
 
 
 @contextmanager

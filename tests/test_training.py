@@ -245,7 +245,8 @@ def test_the_ranking_term_makes_the_order_follow_what_patches_are_worth(images):
     agreement = {}
     for rank in (0.0, 1.0):
         explainer = DiffMask(vit, seed=2)
-        fit(explainer, image, 150, rank=rank, ranking=by_worth, eps=50.0, lr=1e-2, shallowest=explainer.body.states - 1, **QUICK)
+        settings = {"rank": rank, "ranking": by_worth, "eps": 50.0, "lr": 1e-2, "shallowest": explainer.body.states - 1}
+        fit(explainer, image, 150, **settings, **QUICK)
         agreement[rank] = correlation(explainer.explain(image).score.flatten(1), wanted).item()
     assert agreement[1.0] > 0.8 and agreement[1.0] > agreement[0.0] + 0.3
 
