@@ -1,7 +1,7 @@
 """The images of each training step, whatever the data set does: a function of the seed and the place in the run.
 
-That is what lets a run go on to the same bits after a stop, with any number of worker processes, and lets several processes share
-its batches.
+That is what lets a run go on to the same bits after a stop, with any number of worker processes, and lets several processes
+share its batches.
 """
 
 from __future__ import annotations
