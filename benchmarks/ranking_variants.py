@@ -2,7 +2,7 @@
 
     python benchmarks/ranking_variants.py                     everything, and writes data/results/ranking_variants.csv
     python benchmarks/ranking_variants.py --seeds 0           one seed
-    python benchmarks/ranking_variants.py --variants plain "plain, worth"
+    python benchmarks/ranking_variants.py --variants plain "all, slope"
 
 The gates of every variant explain the shipped CIFAR-10 ViT. 2,000 training images are held out; the first 300 of them are
 scored, with tokens dropped, the mean patch, and uniform noise. A variant and seed that is in --work already is not trained
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,14 @@ from diffmask_lite.datasets import CIFAR10
 from diffmask_lite.diffmask import fingerprint
 from diffmask_lite.faithfulness import compare, evaluate, intervals, mask_scores
 from diffmask_lite.weights import folder, load_vit
-from diffmask_lite.worth import by_worth, destroyed, top_m
+from diffmask_lite.worth import by_slope, by_worth, destroyed, top_m
 
-HELD_OUT, SCORED, STEPS = 2000, 300, 600
+HELD_OUT, SCORED, STEPS = 2000, 300, 300
 COMMON = {"eps": 0.2, "decay": True, "autocast": torch.bfloat16}
 DEEP = {"shallowest": 7}  # always the product of all 8 gates
-SEES = {"per_class": True, "hidden": 128}
+SEES = {"placeholder": "drop", "per_class": True, "context": True, "hidden": 96}
+SLOPE = DEEP | {"ranking": by_slope}
+SHIPPED = SLOPE | {"rank": 30.0, "masks": "shown"}
 
 # variant -> (options of DiffMask, options of fit, share of STEPS)
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
@@ -41,13 +42,16 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "larger ε": ({}, {"eps": 0.8}, 1),
     "three times as long": ({}, {}, 3),
     "masked-out term": ({}, {"rank": 1.0, "ranking": destroyed}, 1),
-    "per class": (SEES, {}, 1),
-    "per class, full depth": (SEES, DEEP, 1),
-    "per class, full depth, masked-out term": (SEES, DEEP | {"rank": 1.0, "ranking": destroyed}, 1),
-    "per class, full depth, top-m": (SEES, DEEP | {"rank": 1.0, "ranking": top_m}, 1),
-    "plain, worth": ({}, {"rank": 1.0, "ranking": partial(by_worth, removal="drop")}, 1),
-    "per class, full depth, worth": (SEES, DEEP | {"rank": 1.0, "ranking": partial(by_worth, removal="drop")}, 1),
-    "per class, full depth, worth with placeholder": (SEES, DEEP | {"rank": 1.0, "ranking": by_worth}, 1),
+    "dropped tokens": ({"placeholder": "drop"}, {}, 1),
+    "all": (SEES, DEEP, 1),  # gates per class that read the class token too, dropped tokens, full depth; no ranking term
+    "all, top-m": (SEES, DEEP | {"rank": 1.0, "ranking": top_m}, 1),
+    "all, worth": (SEES, DEEP | {"rank": 1.0, "ranking": by_worth}, 1),
+    "all, slope": (SEES, SLOPE | {"rank": 1.0}, 1),
+    "all, slope × 30": (SEES, SLOPE | {"rank": 30.0}, 1),
+    "all, slope × 30, shown masks": (SEES, SHIPPED, 1),  # as shipped, but shorter and with a smaller ε
+    "as shipped, without the class token": (SEES | {"context": False}, SHIPPED, 1),
+    "as shipped, one output for all classes": (SEES | {"per_class": False}, SHIPPED, 1),
+    "as shipped, fading to the mean patch": (SEES | {"placeholder": "mean"}, SHIPPED, 1),
 }
 # More rankings from gates that were trained as "plain": no training of their own.
 AFTERWARDS = ("plain: mean of the layers", "plain: last gate", "plain: ensemble over ε")

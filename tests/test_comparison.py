@@ -225,6 +225,27 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(stored, tmp_path, gates, monkey
     assert len(asked) == 1 + 2 * len(SOME) and contents(tmp_path) == contents(stored)
 
 
+def test_new_gates_leave_what_was_measured_of_other_methods(tmp_path, gates, monkeypatch):
+    evaluate, asked = faithfulness.evaluate, []
+
+    def counted(*arguments, **options):
+        asked.extend(arguments[2])
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(faithfulness, "evaluate", counted)
+    first, second = (results_of(tmp_path, [path]) for path in gates)
+    assert sorted(asked[2 * len(SOME) :]) == sorted(2 * ["diffmask", "blurred diffmask"])
+    differs = [name for name in SOME if not first[name].equals(second[name])]
+    assert differs == ["diffmask", "blurred diffmask"]
+
+
+def results_of(out, gates):
+    """The scores that the command writes for these gates, by method."""
+    assert main(command(out, gates)) == 0
+    table = results.load("grid", out).scores
+    return {name: rows.drop(columns="seed").reset_index(drop=True) for name, rows in table.groupby("method")}
+
+
 def test_pieces_of_another_run_are_not_taken(tmp_path):
     def tables(run, value):
         kept = pieces.Pieces(tmp_path, run, report=lambda line: None)
