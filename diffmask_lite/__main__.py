@@ -19,7 +19,7 @@ from .datasets import CIFAR10, ColourGrid, test_set
 from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
 from .faithfulness.curves import REMOVALS
-from .training import fit
+from .training import calibrate, fit
 from .worth import by_slope
 
 # What made the shipped gates: options of `DiffMask` and settings of `fit`; all others are the defaults. "plain" gates are those
@@ -33,6 +33,7 @@ GATES = {
     "cifar10": ({"placeholder": "drop", "per_class": True, "context": True, "hidden": 96}, CIFAR_FIT | RANKED),
     "cifar10 plain": ({"placeholder": "mean"}, CIFAR_FIT),
 }
+CUT_EPS, CALIBRATED = 0.25, 1000  # the KL at which gates that rank are cut, in nats, and on how many training images
 
 
 def train_vit(options: argparse.Namespace) -> None:
@@ -67,6 +68,10 @@ def train_gates(options: argparse.Namespace) -> None:
     history = fit(explainer, train, seed=options.seed, checkpoint=_checkpoint(options, kind), **settings | chosen)
     if history.interrupted:
         raise KeyboardInterrupt
+    if settings.get("rank"):
+        images = torch.stack([train[i][0] for i in range(0, len(train), len(train) // CALIBRATED)])
+        kl = calibrate(explainer, images, CUT_EPS)
+        print(f"Cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(images)} training images.")
     path = options.out / weights.gates_file(options.name, kind, options.seed)
     explainer.save(path)
     samples = [test[i] for i in range(len(test))]

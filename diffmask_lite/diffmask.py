@@ -73,6 +73,9 @@ class DiffMask(nn.Module):
         tend to shut for good.
     seed: of the gates' first weights.
 
+    Gates that learned to rank say which patch comes before which; how far down that order a mask goes, `training.calibrate`
+    can settle afterwards: it sets the attribute `cut`, which `save` stores. Until then `cut` is None.
+
     The state dict, the parameters and `train()` are those of the gates and the placeholder alone.
     """
 
@@ -89,6 +92,7 @@ class DiffMask(nn.Module):
     ):
         super().__init__()
         self.body, self.per_class, self.context = see.anatomy(vit, refresh=True), per_class, context
+        self.cut: float | None = None  # see `explain`
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
         self.hidden, self.normalise = hidden or (48 if self.body.width < 192 else self.body.width // 8), normalise
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
@@ -171,6 +175,8 @@ class DiffMask(nn.Module):
     def explain(self, images: Tensor, threshold: float = 0.5, depth: int | None = None) -> Explanation:
         """Predict which patches are enough to keep the ViT's prediction, in one forward pass of the ViT, deterministically.
 
+        With a `cut`, the score is standardised in each image, the cut is taken off, and the mask is its sigmoid: so many
+        standard deviations above the image's mean a patch must lie to be kept.
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
         depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}; cheaper than a prediction, which then
             is not made. Gates per class need it, and take no depth. What a depth is worth: `benchmarks/depth.py`.
@@ -185,8 +191,12 @@ class DiffMask(nn.Module):
         prediction = None if prediction is None else prediction.clone()  # ordinary tensors again
         each = log_open(logits.clone())  # (B, L + 2, N)
         log_mask = each.sum(1).unflatten(1, self.body.grid)  # a patch stays only if every layer keeps it
-        mask, layers = log_mask.exp(), each.exp().unflatten(2, self.body.grid)
-        return Explanation(mask, mask > threshold, layers, prediction, threshold, log_odds(log_mask))
+        score, layers = log_odds(log_mask), each.exp().unflatten(2, self.body.grid)
+        mask = log_mask.exp()
+        if self.cut is not None:
+            score = standardised(score) - self.cut
+            mask = score.sigmoid()
+        return Explanation(mask, mask > threshold, layers, prediction, threshold, score)
 
     def _check_depth(self, depth: int) -> None:
         if self.per_class:
@@ -216,7 +226,7 @@ class DiffMask(nn.Module):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write gates and placeholder as safetensors, replacing an older file in one step."""
-        save_state(path, self.state_dict(), self.config())
+        save_state(path, self.state_dict(), self.config() | {"cut": self.cut})
 
     @classmethod
     def load(cls, path: str | os.PathLike, vit: nn.Module, same_vit: bool = True) -> DiffMask:
@@ -247,7 +257,14 @@ class DiffMask(nn.Module):
             raise ValueError(
                 f"{path} lacks tensors of a DiffMask ({' '.join(str(error).split()[-3:])}); save it again."
             ) from error
+        explainer.cut = config.get("cut")
         return explainer
+
+
+def standardised(score: Tensor) -> Tensor:
+    """Return score (B, h, w) minus its mean in each image, in units of its standard deviation there; 0 where it is constant."""
+    spread = score.std((1, 2), keepdim=True)
+    return (score - score.mean((1, 2), keepdim=True)) / spread.clamp(min=1e-6)
 
 
 def fingerprint(vit: nn.Module) -> str:
