@@ -6,7 +6,7 @@
 Writes data/results/seed_masks.csv: for each task, seed and image the soft mask, two hexadecimal digits a patch (0 … 255 for a
 probability of 0 … 1), row by row, and the fingerprint of the ViT. Notebook 04 reads it. The photographs' gates are plain ones
 (see `weights.pretrained`). The grid's fresh gates are trained as the shipped ones were. CIFAR-10's are trained with the
-shipped recipe but for fewer images, which keeps the whole within five minutes on one core: they are comparable with each
+shipped recipe but for fewer images, which keeps the whole within some ten minutes on one core: they are comparable with each
 other, and only with care with the shipped ones. CIFAR-10 is needed under the data root. A training of the same ViT that is in
 the file already is not made again, so that new shipped gates cost seconds; remove the file to start afresh.
 """
