@@ -253,6 +253,26 @@ def test_the_score_has_the_order_of_the_mask():
     assert (sure.mask == 1).all() and sure.score.isfinite().all() and len(sure.score.unique()) > 16
 
 
+def test_a_cut_counts_standard_deviations_in_each_image(tmp_path):
+    vit = shared("vit")
+    explainer, images = loose(vit), some_images(vit, 3)
+    plain = explainer.explain(images)
+    explainer.cut = 0.5
+    explainer.save(tmp_path / "gates.safetensors")
+    result = DiffMask.load(tmp_path / "gates.safetensors", vit).explain(images)
+    for score, found, keep, mask in zip(plain.score, result.score, result.keep, result.mask, strict=True):
+        wanted = (score - score.mean()) / score.std() - 0.5
+        torch.testing.assert_close(found, wanted)
+        assert torch.equal(keep, wanted > 0) and 0 < keep.sum() < 16
+        torch.testing.assert_close(mask, wanted.sigmoid())
+        assert torch.equal(found.flatten().argsort(), score.flatten().argsort()), "a cut must not change the order"
+    assert torch.equal(result.layers, plain.layers)
+    with torch.no_grad():
+        for gate in explainer.gates:
+            gate.last.weight.zero_()
+    assert explainer.explain(images).mask.isfinite().all(), "a constant score has no spread to divide by"
+
+
 def test_files_from_before_gates_per_class_or_with_context_still_load(tmp_path):
     vit = shared("vit")
     explainer = loose(vit)

@@ -21,6 +21,7 @@ from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
 from diffmask_lite.state import epoch_order, stream
+from diffmask_lite.training import calibrate
 from diffmask_lite.weights import folder, load_vit
 from diffmask_lite.worth import by_slope, by_worth, correlation, destroyed, top_m, worth
 from families import assert_one_sentence, build, shared, some_images
@@ -249,6 +250,34 @@ def test_the_ranking_term_makes_the_order_follow_what_patches_are_worth(images):
         fit(explainer, image, 150, **settings, **QUICK)
         agreement[rank] = correlation(explainer.explain(image).score.flatten(1), wanted).item()
     assert agreement[1.0] > 0.8 and agreement[1.0] > agreement[0.0] + 0.3
+
+
+def test_calibrate_cuts_where_the_shown_masks_have_the_kl_asked_for(images):
+    vit = shared("vit")
+    explainer = DiffMask(vit, "drop", seed=1)
+    with torch.no_grad():
+        for gate in explainer.gates:
+            gate.last.weight.mul_(8)
+
+    def shown():
+        result = explainer.explain(images)
+        return explainer.verify(images, result.keep).kl.mean().item(), result.keep.float().mean().item()
+
+    most = explainer.verify(images, torch.zeros(10, 4, 4, dtype=torch.bool)).kl.mean().item()
+    kept = {}
+    for eps in (most / 8, most / 3):
+        measured = calibrate(explainer, images, eps, batch=4)
+        kl, kept[eps] = shown()
+        assert measured == pytest.approx(kl, rel=1e-4) and kl <= eps
+        explainer.cut += 0.7
+        assert shown()[0] > eps, "a higher cut met the constraint as well"
+    assert kept[most / 8] > kept[most / 3] > 0
+    assert calibrate(explainer, images, 100.0) < 100 and explainer.cut == pytest.approx(3, abs=0.01)
+    fit(explainer, images, 1, **QUICK)
+    assert explainer.cut is None, "a cut is for the gates as they were"
+    with pytest.raises(ValueError, match="eps must be above 0") as error:
+        calibrate(explainer, images, 0.0)
+    assert_one_sentence(error.value)
 
 
 def test_depths_are_drawn_from_the_shallowest_on(images):
