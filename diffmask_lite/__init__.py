@@ -5,8 +5,8 @@ from diffmask_lite.weights import pretrained
 """
 
 from .diffmask import Check, DiffMask, Explanation
-from .training import PUBLISHED, History, fit
+from .training import PUBLISHED, RANKED, History, calibrate, fit
 from .vit import UnfitViT
 
-__all__ = ["PUBLISHED", "Check", "DiffMask", "Explanation", "History", "UnfitViT", "fit"]
+__all__ = ["PUBLISHED", "RANKED", "Check", "DiffMask", "Explanation", "History", "UnfitViT", "calibrate", "fit"]
 __version__ = "0.1.0"

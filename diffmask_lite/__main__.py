@@ -19,18 +19,17 @@ from .datasets import CIFAR10, ColourGrid, test_set
 from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
 from .faithfulness.curves import REMOVALS
-from .training import calibrate, fit
-from .worth import by_slope
+from .training import RANKED, calibrate, fit
 
 # What made the shipped gates: options of `DiffMask` and settings of `fit`; all others are the defaults. "plain" gates are those
-# of the paper, mended: one output for all classes, and nothing that gives the order of the mask a meaning. The others read what
-# the ViT makes of the whole image, drop tokens, and learn to rank above all: the constraint then only says how far down the
-# ranking the mask goes. With a small `rank` its gradient, nats against hundredths, drowns that of the order.
+# of the paper, mended: one output for all classes, and nothing that gives the order of the mask a meaning.
 CIFAR_FIT = {"steps": 1000, "eps": 0.2, "decay": True, "autocast": torch.bfloat16}
-RANKED = {"rank": 30.0, "ranking": by_slope, "shallowest": 7, "masks": "shown", "steps": 1500, "eps": 0.3}
 GATES = {
     "grid": ({"placeholder": "mean"}, {"steps": 800}),
-    "cifar10": ({"placeholder": "drop", "per_class": True, "context": True, "hidden": 96}, CIFAR_FIT | RANKED),
+    "cifar10": (
+        RANKED["explainer"] | {"per_class": True, "hidden": 96},
+        CIFAR_FIT | RANKED["fit"] | {"steps": 1500, "eps": 0.3},
+    ),
     "cifar10 plain": ({"placeholder": "mean"}, CIFAR_FIT),
 }
 CUT_EPS, CALIBRATED = 0.25, 1000  # the KL at which gates that rank are cut, in nats, and on how many training images

@@ -43,6 +43,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "fit": {"optimizer": "lookahead-rmsprop", "lr": 3e-4, "warmup": 1200, "sparsity": "log", "alpha_bounds": (0.0, 200.0)},
 }
 
+# Gates that rank, as the shipped CIFAR-10 gates do; then `calibrate`. They drop tokens, read what the ViT makes of the whole
+# image, and learn to rank above all: the constraint then only says how far down the order a mask goes. With a small `rank` its
+# gradient, nats against hundredths, drowns that of the order (`benchmarks/ranking_variants.py`). Used as PUBLISHED is.
+RANKED: dict[str, dict[str, Any]] = {
+    "explainer": {"placeholder": "drop", "context": True},
+    "fit": {"rank": 30.0, "ranking": by_slope, "shallowest": -1, "masks": "shown", "decay": True},
+}
+
 
 def fit(
     explainer: DiffMask,
@@ -82,8 +90,9 @@ def fit(
     rank, ranking: weight of a term that gives the order of the mask a meaning, and the term, see `worth`. At 0, as published,
         a sufficient set is all that is asked for. `by_slope` costs one more forward and backward pass a step, and says most
         with the placeholder "drop".
-    shallowest: the smallest depth k that is drawn. At 0, as published, gate 0 learns a mask that meets the constraint alone,
-        from nothing but the patch itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
+    shallowest: the smallest depth k that is drawn; −1 is the deepest, so that all gates always work together. At 0, as
+        published, gate 0 learns a mask that meets the constraint alone, from nothing but the patch itself; it has a veto in
+        all deeper masks, and leaves the other gates little to remove.
     masks: which masks are to meet the constraint. "sampled", as published: hard-concrete samples of the gates. "shown": the
         hard mask that `explain` shows, P(kept) > 0.5, with the gradient of P(kept) (straight through, Bengio et al. 2013,
         arXiv 1308.3432). Gates that also learn an order stay undecided of many patches, and a sample then holds some of
@@ -101,8 +110,9 @@ def fit(
     positive = {"eps": eps, "steps": steps, "batch": batch, "lr": lr, "every": every}
     _check_settings(dataset, positive, rank, {"sparsity": sparsity, "masks": masks, "optimizer": optimizer})
     vit, body = explainer.vit, explainer.body
-    if not 0 <= shallowest < body.states:
-        raise ValueError(f"shallowest is a depth in 0 … {body.states - 1}, but it is {shallowest}.")
+    if not -1 <= shallowest < body.states:
+        raise ValueError(f"shallowest is a depth in 0 … {body.states - 1}, or −1 for the deepest, but it is {shallowest}.")
+    shallowest %= body.states
     device = next(vit.parameters()).device
     hole = explainer.placeholder.detach() if isinstance(explainer.placeholder, Tensor) else explainer.placeholder
     team = together.join(device)

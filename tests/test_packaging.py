@@ -187,8 +187,17 @@ def test_lecture_paths_name_sections_and_add_up():
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_readme_has_its_two_examples():
-    assert len(EXAMPLES) == 2
+def test_readme_has_its_three_examples():
+    assert len(EXAMPLES) == 3
+
+
+def test_gates_that_rank_in_the_readme_are_trained_and_cut():
+    vit, _ = weights.pretrained("grid")
+    data = ColourGrid(20, seed=0)
+    names = {"vit": vit, "dataset": data, "images": data.images}
+    assert "steps=10_000" in EXAMPLES[1]
+    exec(EXAMPLES[1].replace("steps=10_000", "steps=2, progress=False"), names)
+    assert names["explainer"].cut is not None and names["explainer"].placeholder == "drop"
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -202,7 +211,7 @@ def test_imports_of_the_readme_examples_exist(example):
 def test_comparison_in_the_readme_runs(capsys):
     vit, explainer = weights.pretrained("grid")
     images = ColourGrid(20, seed=0).images
-    exec(EXAMPLES[1], {"vit": vit, "images": images, "result": explainer.explain(images)})
+    exec(EXAMPLES[2], {"vit": vit, "images": images, "result": explainer.explain(images)})
     printed = capsys.readouterr().out
     assert "srg" in printed and "gradient_attention" in printed
 

@@ -11,13 +11,15 @@ import torch
 
 from diffmask_lite import DiffMask, fit, together
 from diffmask_lite.state import load_state, save_state
+from diffmask_lite.worth import by_worth
 from families import assert_one_sentence, shared, some_images
 
 TESTS = os.path.dirname(__file__)
 STEPS, BATCH = 20, 8  # centred RMSprop is not among the recipes: it divides by differences that are all rounding at first
 RECIPES = {
     "default": {},
-    "ranks": {"rank": 1.0, "decay": True},
+    "ranks by slope": {"rank": 1.0, "decay": True, "masks": "shown"},
+    "ranks by worth": {"rank": 1.0, "ranking": by_worth},
     "log": {"sparsity": "log", "alpha": 5.0, "warmup": 5},
 }
 
@@ -29,6 +31,7 @@ torch.set_num_threads(1)
 from families import shared, some_images
 from diffmask_lite import DiffMask, fit, together
 from diffmask_lite.state import load_state, save_state
+from diffmask_lite.worth import by_worth
 from test_together import BATCH, RECIPES, STEPS, Seen
 os.chdir({folder!r})
 rank = int(os.environ["RANK"])

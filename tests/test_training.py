@@ -281,6 +281,7 @@ def test_calibrate_cuts_where_the_shown_masks_have_the_kl_asked_for(images):
 
 
 def test_depths_are_drawn_from_the_shallowest_on(images):
+    assert set(fit(DiffMask(shared("vit")), images, 5, shallowest=-1, **QUICK).layer) == {4}
     history = fit(DiffMask(shared("vit")), images, 40, shallowest=2, **QUICK)
     assert set(history.layer) == {2, 3, 4}
 
@@ -493,6 +494,7 @@ class Items(Dataset):
         (Items(torch.zeros(3, 64, 64)), {"masks": "soft"}, 'Unknown masks .* "sampled" or "shown"'),
         (Items(torch.zeros(3, 64, 64)), {"rank": -1}, "rank must be 0 or more"),
         (Items(torch.zeros(3, 64, 64)), {"shallowest": 5}, "shallowest"),
+        (Items(torch.zeros(3, 64, 64)), {"shallowest": -2}, "shallowest"),
     ],
 )
 def test_bad_input_gets_one_sentence(dataset, options, words):
