@@ -27,7 +27,7 @@ PLACEHOLDERS = ("mean", "zero", "learned", "drop")
 class Explanation:
     """What the gates say of a batch of images; all tensors are on the ViT's device and without gradients."""
 
-    mask: Tensor  # float (B, h, w): the probability that each patch is kept, gates of all layers together
+    mask: Tensor  # float (B, h, w): the probability that each patch is kept, gates of all layers together; or see `cut`
     keep: Tensor  # bool (B, h, w): mask > threshold, the predicted subset; verify it before you rely on it
     layers: Tensor  # float (B, L + 2, h, w): the gate of each hidden state on its own; (B, depth + 2, h, w) at a depth
     logits: Tensor | None  # (B, classes): the ViT's prediction on the whole image; None where the pass was stopped early

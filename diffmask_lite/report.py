@@ -225,7 +225,7 @@ def add_command(commands: Any) -> None:
     command.add_argument("--gates", type=Path, help="what `explainer.save` wrote (default: ours, which fit our ViT alone)")
     command.add_argument("--weights", type=Path, help="the ViT's state dict, safetensors (default: ours)")
     command.add_argument("--pretrained", action="store_true", help="take the weights that timm has for this model")
-    command.add_argument("--threshold", type=float, default=0.5, help="keep patches more probable than this (default: 0.5)")
+    command.add_argument("--threshold", type=float, default=0.5, help="keep patches whose mask is above this (default: 0.5)")
     command.add_argument("--batch", type=int, default=32, help="images at once, which bounds memory (default: 32)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     command.add_argument("--json", action="store_true", help="print a line of JSON for each image; all else goes to stderr")

@@ -75,7 +75,7 @@ def in_house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
 def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float = 0.5) -> AxesImage:
     """Draw a mask (h, w) over a picture on `ax`, with patch edges `edge` points thin; return the image with the mask.
 
-    heat=False: mask · picture + (1 − mask) · grey, as the gates mix patch embeddings (VISION DIFFMASK, eq. 4).
+    heat=False: mask · picture + (1 − mask) · grey, as gates with a placeholder mix patch embeddings (VISION DIFFMASK, eq. 4).
     heat=True: the mask's colours over the picture in faint grey.
     A bool mask also gets an outline, so that a grey patch that was kept differs from one that was removed.
     """
