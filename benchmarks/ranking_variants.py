@@ -4,7 +4,7 @@
     python benchmarks/ranking_variants.py --seeds 0           one seed
     python benchmarks/ranking_variants.py --variants plain "all, slope"
 
-The gates of every variant explain the shipped CIFAR-10 ViT. 2,000 training images are held out; the first 150 of them are
+The gates of every variant explain the shipped CIFAR-10 ViT. 2,000 training images are held out; the first 100 of them are
 scored, with tokens dropped, the mean patch, and uniform noise. A variant and seed that is in --work already is not trained
 again, so an interrupted run goes on; `--fresh` starts anew. The table has a row for each variant, removal and metric: mean,
 95 % bootstrap interval over images and seeds, and the difference to the variant "plain", paired by image, with its interval.
@@ -28,7 +28,7 @@ from diffmask_lite.faithfulness import compare, evaluate, intervals, mask_scores
 from diffmask_lite.weights import folder, load_vit
 from diffmask_lite.worth import by_slope, by_worth, destroyed, top_m
 
-HELD_OUT, SCORED, STEPS = 2000, 150, 200
+HELD_OUT, SCORED, STEPS = 2000, 100, 200
 COMMON = {"eps": 0.2, "decay": True, "autocast": torch.bfloat16}
 DEEP = {"shallowest": 7}  # always the product of all 8 gates
 SEES = {"placeholder": "drop", "per_class": True, "context": True, "hidden": 96}

@@ -32,7 +32,7 @@ GATES = {
     ),
     "cifar10 plain": ({"placeholder": "mean"}, CIFAR_FIT),
 }
-CUT_EPS, CALIBRATED = 0.25, 1000  # the KL at which gates that rank are cut, in nats, and on how many training images
+CUT_EPS, CALIBRATED = 0.25, 1000  # the KL at which gates that rank are cut, unless --eps says, and on how many training images
 
 
 def train_vit(options: argparse.Namespace) -> None:
@@ -68,8 +68,8 @@ def train_gates(options: argparse.Namespace) -> None:
     if history.interrupted:
         raise KeyboardInterrupt
     if settings.get("rank"):
-        images = torch.stack([train[i][0] for i in range(0, len(train), len(train) // CALIBRATED)])
-        kl = calibrate(explainer, images, CUT_EPS)
+        images = torch.stack([train[i][0] for i in range(0, len(train), max(1, len(train) // CALIBRATED))])
+        kl = calibrate(explainer, images, options.eps or CUT_EPS)
         print(f"Cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(images)} training images.")
     path = options.out / weights.gates_file(options.name, kind, options.seed)
     explainer.save(path)

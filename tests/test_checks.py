@@ -61,7 +61,7 @@ BAD_MASKS = {
     "of_pixels": (torch.ones(3, 64, 64, dtype=torch.bool), "mean", ValueError, "need (3, 4, 4)"),
     "other_batch": (KEEP[:2], "mean", ValueError, "shape (2, 4, 4), but 3 images"),
     "device": (KEEP.to("meta"), "mean", ValueError, "the mask is on meta, but the images are on cpu"),
-    "float_drop": (KEEP.float(), "drop", ValueError, 'removal "drop" takes whole patches away, so the mask must be bool'),
+    "int_drop": (KEEP.long(), "drop", ValueError, 'removal "drop" takes whole patches away, so the mask must be bool'),
     "float_mean": (KEEP.float(), "mean", ValueError, "the mask must be bool, but it is torch.float32"),
     "int_noise": (KEEP.long(), "noise", ValueError, "the mask must be bool, but it is torch.int64"),
     "unknown_removal": (KEEP, "blur", ValueError, "unknown removal 'blur'"),

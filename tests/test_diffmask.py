@@ -80,14 +80,14 @@ def test_hidden_states_do_not_outlive_their_gate(monkeypatch):
     explainer, alive, most = DiffMask(vit), [], []
     right = see.observe
 
-    def watched(model, callback):
+    def watched(model, callback, **options):
         def spy(i, state):
             alive.append(weakref.ref(state))
             callback(i, state)
             gc.collect()
             most.append(sum(ref() is not None for ref in alive))
 
-        return right(model, spy)
+        return right(model, spy, **options)
 
     monkeypatch.setattr(see, "observe", watched)
     explainer.explain(some_images(vit))

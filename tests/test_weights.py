@@ -186,11 +186,12 @@ def test_the_two_commands_train_score_and_register(tmp_path, cifar, capsys):
     assert main(["train-gates", "cifar10", *common, "--checkpoint", str(tmp_path / "gates"), "--eps", "0.2"]) == 0
     said = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert said["cifar10_vit.safetensors"]["command"] == "python -m diffmask_lite train-vit cifar10 --seed 0 --steps 3"
-    assert "--eps 0.2 --placeholder mean" in said["cifar10_gates.safetensors"]["command"]
+    made = said["cifar10_gates.safetensors"]["command"]
+    assert made == "python -m diffmask_lite train-gates cifar10 --seed 0 --steps 3 --eps 0.2"
     assert 0 <= said["cifar10_vit.safetensors"]["scores"]["test accuracy"] <= 1
     assert set(said["cifar10_gates.safetensors"]["scores"]) == {"kl", "agreement", "kept", "test images", "source"}
     _, explainer = weights.pretrained("cifar10", tmp_path / "out")
-    assert isinstance(explainer, DiffMask)
+    assert isinstance(explainer, DiffMask) and explainer.placeholder == "drop" and explainer.cut is not None
     assert "test accuracy" in capsys.readouterr().out
 
 

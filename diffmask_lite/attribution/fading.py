@@ -23,7 +23,7 @@ def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, rem
     with gradients(vit, images) as pixels:
         keep = keep.detach().clone().requires_grad_()
         logits = predict(vit, pixels, keep.unflatten(1, anatomy(vit).grid), removal).float()
-        chosen = classes(logits, target)
+        chosen = classes(logits, target).clone()  # autograd keeps it, which a tensor of inference mode would forbid
         rest = logits.scatter(1, chosen[:, None], float("-inf")).logsumexp(1)
         (slope,) = torch.autograd.grad((pick(logits, chosen) - rest).sum(), keep)
     return slope
