@@ -20,7 +20,7 @@ PLACE = re.compile(r"(?<=<!-- headline:begin -->\n).*?(?=<!-- headline:end -->)"
 HEADS = {
     "drop": "tokens dropped", "mean": "mean patch instead", "noise": "noise instead", "placeholder": "placeholder instead"
 }  # fmt: skip
-ONE_PASS = ("raw_attention", "rollout", "grad_cam", "gradient_attention", "legrad", "gradient_input")
+ONE_PASS = ("raw_attention", "rollout", "grad_cam", "gradient_attention", "legrad", "gradient_input", "gradient_drop")
 SOURCES = {"folder": "re-encoded as JPEG", "original": "as published"}  # see data/README.md
 
 
