@@ -20,6 +20,7 @@ from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
 from .faithfulness.curves import REMOVALS
 from .training import RANKED, calibrate, fit
+from .validation import Validation, hold_out
 
 # What made the shipped gates: options of `DiffMask` and settings of `fit`; all others are the defaults. "plain" gates are those
 # of the paper, mended: one output for all classes, and nothing that gives the order of the mask a meaning.
@@ -28,11 +29,12 @@ GATES = {
     "grid": ({"placeholder": "mean"}, {"steps": 800}),
     "cifar10": (
         RANKED["explainer"] | {"per_class": True, "hidden": 96},
-        CIFAR_FIT | RANKED["fit"] | {"steps": 1500, "eps": 0.3},
+        CIFAR_FIT | RANKED["fit"] | {"steps": 4000, "eps": 0.3},
     ),
     "cifar10 plain": ({"placeholder": "mean"}, CIFAR_FIT),
 }
-CUT_EPS, CALIBRATED = 0.25, 1000  # the KL at which gates that rank are cut, unless --eps says, and on how many training images
+CUT_EPS = 0.25  # the KL at which gates that rank are cut, unless --eps says
+EVERY = 500  # steps between two checkpoints, and two looks at held-out images
 
 
 def train_vit(options: argparse.Namespace) -> None:
@@ -63,16 +65,23 @@ def train_gates(options: argparse.Namespace) -> None:
     kind = "plain_gates" if options.plain and options.name == "cifar10" else "gates"  # the grid's are plain anyway
     build, settings = GATES["cifar10 plain" if kind == "plain_gates" else options.name]
     build = build | ({"placeholder": options.placeholder} if options.placeholder else {})
-    explainer = DiffMask(vit, seed=options.seed, **build)
-    history = fit(explainer, train, seed=options.seed, checkpoint=_checkpoint(options, kind), **settings | chosen)
+    explainer, checkpoint, ranked = DiffMask(vit, seed=options.seed, **build), _checkpoint(options, kind), "rank" in settings
+    if ranked:
+        train, held_out = hold_out(train)
+        images = torch.stack([image for image, *_ in held_out])
+        log = checkpoint.with_suffix(".csv")
+        settings = settings | {"every": EVERY, "watch": Validation(explainer, images, options.eps or CUT_EPS, file=log)}
+    history = fit(explainer, train, seed=options.seed, checkpoint=checkpoint, **settings | chosen)
     if history.interrupted:
         raise KeyboardInterrupt
-    if settings.get("rank"):
-        images = torch.stack([train[i][0] for i in range(0, len(train), max(1, len(train) // CALIBRATED))])
-        kl = calibrate(explainer, images, options.eps or CUT_EPS)
-        print(f"Cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(images)} training images.")
     path = options.out / weights.gates_file(options.name, kind, options.seed)
+    if ranked:
+        kl = calibrate(explainer, images, options.eps or CUT_EPS)
+        print(f"Cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(images)} held-out images.")
     explainer.save(path)
+    if ranked:
+        about = {"seed": options.seed, "steps": len(history)}
+        results.merge(options.out / "results" / f"{options.name}_validation.csv", results.read(log), about)
     samples = [test[i] for i in range(len(test))]
     images = torch.stack([sample[0] for sample in samples])
     truth = torch.stack([sample[2] for sample in samples]) if options.name == "grid" else None

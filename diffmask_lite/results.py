@@ -58,6 +58,18 @@ def save(name: str, tables: dict[str, pd.DataFrame], about: dict, root: str | os
     return paths
 
 
+def merge(path: str | os.PathLike, table: pd.DataFrame, about: dict[str, int | str]) -> None:
+    """Put a table into a file of several: its rows, marked by the columns `about`, replace those that are marked alike."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    marked = table.assign(**about)[[*about, *table.columns]]
+    if path.is_file():
+        old = read(path)
+        alike = (old[list(about)] == pd.Series(about)).all(axis=1)
+        marked = pd.concat([old[~alike], marked]).sort_values([*about, table.columns[0]])
+    path.write_text(text(marked), encoding="utf-8", newline="\n")
+
+
 def folder() -> Path:
     """Return where the tables lie."""
     return weights.folder() / "results"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.optim import Lookahead
+from timm.optim import Lookahead, Muon
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -34,7 +34,7 @@ from .loading import batches, check_finite, next_images
 from .state import check_same_run, epoch_order, load_state, pack_optimizer, save_state, stream, unpack_optimizer
 from .worth import by_slope
 
-CHOICES = {"sparsity": ("l0", "log"), "masks": ("sampled", "shown"), "optimizer": ("adam", "lookahead-rmsprop")}
+CHOICES = {"sparsity": ("l0", "log"), "masks": ("sampled", "shown"), "optimizer": ("adam", "muon", "lookahead-rmsprop")}
 
 # The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, code/models/interpretation.py), with a
 # multiplier that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, n, **PUBLISHED["fit"]).
@@ -48,7 +48,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 # gradient, nats against hundredths, drowns that of the order (`benchmarks/ranking_variants.py`). Used as PUBLISHED is.
 RANKED: dict[str, dict[str, Any]] = {
     "explainer": {"placeholder": "drop", "context": True},
-    "fit": {"rank": 30.0, "ranking": by_slope, "shallowest": -1, "masks": "shown", "decay": True},
+    "fit": {
+        "rank": 30.0,
+        "ranking": by_slope,
+        "shallowest": -1,
+        "masks": "shown",
+        "optimizer": "muon",
+        "lr": 0.01,
+        "decay": True,
+    },
 }
 
 
@@ -74,6 +82,7 @@ def fit(
     decay: bool = False,
     checkpoint: str | os.PathLike | None = None,
     every: int = 100,
+    watch: Callable[[int], None] | None = None,
     workers: int = 0,
     autocast: torch.dtype | None = None,
     progress: bool = True,
@@ -97,8 +106,12 @@ def fit(
         hard mask that `explain` shows, P(kept) > 0.5, with the gradient of P(kept) (straight through, Bengio et al. 2013,
         arXiv 1308.3432). Gates that also learn an order stay undecided of many patches, and a sample then holds some of
         them by luck, which the shown mask lacks.
-    optimizer: "adam"; or "lookahead-rmsprop", as published.
+    optimizer: "adam"; "muon" (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for the matrices that read the hidden
+        states, at an lr of 0.01 or so, and Adam at 0.3 lr for the rest; or "lookahead-rmsprop", as published. What gates
+        read is much alike from patch to patch and layer to layer; Muon learns along all its directions equally fast, and the
+        order of the patches, which hangs on the small ones, sooner.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
+    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, see `validation`.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT.
 
     Started by `torchrun`, `accelerate launch` or `notebook_launcher`, the processes share each batch evenly and learn what one
@@ -190,8 +203,11 @@ def fit(
             bar.set_postfix(KL=f"{seen[1]:.3f}", kept=f"{seen[2]:.2f}", alpha=f"{alphas[k].item():.1f}", refresh=False)
             bar.update()
             history.interrupted = team.any(interrupted.is_set())
-            if checkpoint and ((step + 1) % every == 0 or step + 1 == steps or history.interrupted):
+            pause = (step + 1) % every == 0 or step + 1 == steps
+            if checkpoint and (pause or history.interrupted):
                 store()
+            if watch and pause and team.main:
+                watch(step + 1)
             if history.interrupted:
                 if team.main:
                     print(f"Stopped after step {step}; the gates keep what they learned.")
@@ -254,14 +270,20 @@ def _words(function: Callable) -> list:
 
 
 def _optimizer(name: str, explainer: DiffMask, lr: float) -> torch.optim.Optimizer:
-    placeholder = {id(explainer.placeholder)}  # published: a learned placeholder has a rate of its own
-    groups = [{"params": [p for p in explainer.parameters() if id(p) not in placeholder], "lr": lr}]
-    if explainer.kind == "learned":
+    matrices = [gate.first.weight for gate in explainer.gates] if name == "muon" else []
+    apart = {id(p) for p in (*matrices, explainer.placeholder)}
+    rest = [p for p in explainer.parameters() if id(p) not in apart]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": 0.3 * lr if matrices else lr}]
+    if explainer.kind == "learned":  # published: a learned placeholder has a rate of its own
         groups.append({"params": [explainer.placeholder], "lr": 1e-3})
+    if matrices:
+        groups = [{"params": matrices, "lr": lr}, *({**group, "use_fallback": True} for group in groups)]  # AdamW
     for group in groups:
         group["initial_lr"] = group["lr"]
     if name == "adam":
         return torch.optim.Adam(groups)
+    if name == "muon":
+        return Muon(groups, weight_decay=0.0, nesterov=True)
     return Lookahead(torch.optim.RMSprop(groups, centered=True), alpha=0.5, k=6)
 
 

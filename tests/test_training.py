@@ -316,7 +316,9 @@ def test_a_learned_placeholder_learns_and_a_fixed_one_does_not(images):
 
 
 @pytest.mark.parametrize(
-    "recipe", [{}, PUBLISHED["fit"], {"decay": True, "rank": 1.0, "masks": "shown"}], ids=["default", "published", "ranks"]
+    "recipe",
+    [{}, PUBLISHED["fit"], {"decay": True, "rank": 1.0, "masks": "shown"}, {"optimizer": "muon", "lr": 0.01}],
+    ids=["default", "published", "ranks", "muon"],
 )
 def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images, recipe):
     vit, options = shared("vit"), {**QUICK, **recipe, "warmup": 5, "every": 4}
