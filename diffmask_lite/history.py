@@ -22,6 +22,7 @@ class History:
     alpha: list[float] = field(default_factory=list)  # α_k after the step
     layer: list[int] = field(default_factory=list)  # k: gates 0 … k made the mask
     interrupted: bool = False
+    ranked: bool = False  # were the gates to learn an order, too?
 
     def __len__(self) -> int:
         return len(self.step)
@@ -37,8 +38,8 @@ class History:
     def diagnosis(self) -> str:
         """Say in a sentence how the training went, from the medians of its last tenth, of the tenth before, and of its end.
 
-        The first word is "collapsed", "violated", "idle", "moving" or "settled". It judges sampled masks, and whether training
-        is at rest; whether a mask is right, only `verify` and a known truth can tell.
+        The first word is "collapsed", "violated", "idle", "uncut", "moving" or "settled". It judges the masks in training, and
+        whether that is at rest; whether a mask is right, only `verify` and a known truth can tell.
         """
         if len(self) < 20:
             return f"moving: {len(self)} steps are too few to say more."
@@ -50,6 +51,8 @@ class History:
         where = self._where(last)
         if last.kl > 2 * self.eps:
             return f"violated: the masks change the prediction too much ({where}); train longer, with more room for α to grow."
+        if last.kept > 0.95 and self.ranked:
+            return f"uncut: the gates rank, but hardly a patch is removed yet ({where}); `calibrate` says where to cut."
         if last.kept > 0.95:
             return f"idle: hardly a patch is removed ({where}); train longer, or allow a larger ε."
         if abs(last.kept - before.kept) > 0.02:

@@ -33,6 +33,15 @@ def test_each_end_is_named(name):
     assert ENDS[name].diagnosis().startswith(f"{name.split()[0]}:")
 
 
+def test_gates_that_rank_and_keep_everything_are_to_be_cut_and_not_to_be_trained_longer():
+    made = history(0.01, 0.99)
+    made.ranked = True
+    assert made.diagnosis().startswith("uncut: ") and "`calibrate`" in made.diagnosis()
+    ended = history(9.4, 0.0)
+    ended.ranked = True
+    assert ended.diagnosis().startswith("collapsed")
+
+
 def test_the_sentence_states_what_it_saw():
     assert "KL 0.08 nats for ε = 0.1, 30% kept, α 2" in ENDS["settled"].diagnosis()
 
