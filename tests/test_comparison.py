@@ -467,7 +467,7 @@ def test_shipped_rows_come_out_again(name, method, removal, share, tmp_path):
 
 def test_the_headline_is_that_of_the_stored_tables():
     readme = headline.README.read_text("utf-8")
-    assert headline.rewritten(readme, results.load("cifar10")) == readme, "run python tools/headline.py"
+    assert headline.rewritten(readme, results.load("cifar10"), weights.manifest()) == readme, "run python tools/headline.py"
     shown = headline.PLACE.search(readme)[0]
     table = pd.read_csv(results.folder() / "cifar10.csv")
     rows = re.findall(r"^\| \**(\w[\w ]+?)\** \| (−?\d\.\d\d) \[", shown, flags=re.MULTILINE)
@@ -477,6 +477,30 @@ def test_the_headline_is_that_of_the_stored_tables():
         assert float(value.replace("−", "-")) == pytest.approx(mean, abs=0.0051)
     values = [float(value.replace("−", "-")) for _, value in rows]
     assert values == sorted(values, reverse=True)
+
+
+def test_what_the_gates_keep_is_that_of_the_manifest():
+    scores = {"kl": 0.123, "agreement": 0.9514, "kept": 0.246, "test images": 10000, "source": "folder"}
+    manifest = {
+        "cifar10_gates_1.safetensors": {"seed": 1, "scores": scores | {"kept": 0.5, "kl": 0.2, "agreement": 0.9}},
+        "cifar10_gates.safetensors": {"seed": 0, "scores": scores},
+        "cifar10_plain_gates.safetensors": {"seed": 0, "scores": scores | {"kept": 0.99}},
+        "grid_gates.safetensors": {"seed": 0, "scores": scores | {"kept": 0.99}},
+    }
+    words = (
+        "hard masks keep 25 % of the patches at KL 0.12 nats, and the class stays for 95.1 % of the images (10,000 test images"
+    )
+    one = headline.kept_row({name: manifest[name] for name in list(manifest)[1:]})
+    assert f"| {words}, JPEG mirror, seed 0) |" in one
+    assert f"| {words}, JPEG mirror, seed 0; seed 1: 50 %, 0.20 nats, 90.0 %) |" in headline.kept_row(manifest)
+    third = manifest | {"cifar10_gates_2.safetensors": {"seed": 2, "scores": scores}}
+    assert "seeds 1 and 2: 50 % and 25 %, 0.20 and 0.12 nats, 90.0 % and 95.1 %)" in headline.kept_row(third)
+
+
+def test_the_readme_must_have_the_row():
+    readme = headline.README.read_text("utf-8")
+    with pytest.raises(ValueError, match="no row"):
+        headline.rewritten(headline.KEPT.sub("", readme), results.load("cifar10"), weights.manifest())
 
 
 NEITHER = "neither is shown to be better"

@@ -13,6 +13,7 @@ from figures import assert_readable
 PICTURE = torch.rand(48, 48, 3, generator=torch.Generator().manual_seed(0))
 NAMES = ["diffmask", "gradient_attention", "integrated_gradients", "rollout", "random", "centre"]
 MAPS = {name: torch.rand(8, 8, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(NAMES)}
+CORNER = np.arange(64).reshape(8, 8) < 4  # the first four patches of the first row
 ORDERS = {"MoRF": torch.tensor([4, 0, 8, 1, 2, 3, 5, 6, 7]), "LeRF": torch.tensor([7, 6, 5, 3, 2, 1, 8, 0, 4])}
 STEPS = {"MoRF": np.linspace(1, 0, 10), "LeRF": np.linspace(1, 0.1, 10) ** 0.1}
 SHARES = np.linspace(0, 1, 5)
@@ -40,6 +41,7 @@ FORGOTTEN = pd.DataFrame(
 FIGURES = {
     "ranked_maps": lambda: plots.ranked_maps(PICTURE, MAPS),
     "ranked_maps, one": lambda: plots.ranked_maps(PICTURE, {"rollout": MAPS["rollout"]}, columns=2),
+    "ranked_maps, outlined": lambda: plots.ranked_maps(PICTURE, dict(list(MAPS.items())[:3]), outlined={"picture": CORNER}),
     "ranked_maps, thirteen": lambda: plots.ranked_maps(PICTURE, {f"leave_one_out {i}": MAPS["random"] for i in range(13)}),
     "removal_steps": lambda: plots.removal_steps(PICTURE, ORDERS, STEPS),
     "removal_steps, one": lambda: plots.removal_steps(PICTURE, {"MoRF": ORDERS["MoRF"]}, STEPS),
@@ -63,6 +65,19 @@ def test_ranked_maps_draws_ranks_and_ties_share_theirs():
     np.testing.assert_allclose(drawn[1], 0.5)
 
 
+def test_ranked_maps_outlines_the_patches_given_on_the_map_named():
+    figure = plots.ranked_maps(PICTURE, {name: MAPS[name] for name in NAMES[:2]}, outlined={NAMES[1]: CORNER})
+    around = [[lines for lines in ax.collections if len(lines.get_segments()) == 10] for ax in figure.axes[:3]]
+    assert [len(lines) for lines in around] == [0, 0, 2]  # 4 above, 4 below, 2 at the ends; black, and white upon it
+    corners = np.concatenate(around[2][0].get_segments())
+    np.testing.assert_array_equal([corners.min(0), corners.max(0)], [[0, 0], [24, 6]])  # x, y in pixels
+
+
+def test_ranked_maps_refuse_an_outline_without_a_map():
+    with pytest.raises(ValueError, match=r"no map \['rolout'\]"):
+        plots.ranked_maps(PICTURE, {"rollout": MAPS["rollout"]}, outlined={"rolout": CORNER})
+
+
 def test_removal_steps_takes_patches_away_in_the_order_given():
     figure = plots.removal_steps(torch.ones(3, 3, 3), ORDERS, STEPS)
     first = figure.axes[:10]  # MoRF; a removed patch is grey
@@ -78,6 +93,13 @@ def test_removal_curves_average_and_tell_their_area():
     np.testing.assert_allclose(left.lines[0].get_ydata(), (1 - SHARES) ** 7 / 2)
     np.testing.assert_allclose(right.lines[0].get_ydata(), (1 - SHARES) / 2)
     assert "diffmask has area 0.08 and 0.25" in plots.alt_text(plots.removal_curves(two, NAMES[:1]))
+
+
+def test_removal_curves_say_what_is_removed():
+    assert {ax.get_xlabel() for ax in plots.removal_curves(CURVES, NAMES[:1]).axes} == {"share of patches removed"}
+    assert {ax.get_xlabel() for ax in plots.removal_curves(CURVES, NAMES[:1], unit="pixels").axes} == {
+        "share of pixels removed"
+    }
 
 
 def test_removal_curves_refuse_two_removals_in_one_mean():

@@ -1,27 +1,32 @@
-"""Write the README's comparison of the attribution methods from the stored tables, between its two markers.
+"""Write the README's comparison of the attribution methods from the stored tables, and what the shipped gates keep.
 
     python tools/headline.py            rewrite it
     python tools/headline.py --check    change nothing; exit with 1 if something would change
 
-The numbers are those of `python -m diffmask_lite evaluate cifar10`.
+The comparison stands between two markers; its numbers are those of `python -m diffmask_lite evaluate cifar10`. What the gates
+keep is a row of the table of measurements, from the manifest of the weights, where `train-gates cifar10` entered it.
 """
 
 import argparse
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from diffmask_lite import faithfulness, results
+from diffmask_lite import faithfulness, results, weights
 from diffmask_lite.comparison import BASELINES, BLUR, DIFFMASK, GATES
 from diffmask_lite.faithfulness import Interval
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 PLACE = re.compile(r"(?<=<!-- headline:begin -->\n).*?(?=<!-- headline:end -->)", re.DOTALL)
+CLAIM = "its shipped gates keep"
+KEPT = re.compile(rf"^\| {CLAIM} .*$", re.MULTILINE)
 HEADS = {
     "drop": "tokens dropped", "mean": "mean patch instead", "noise": "noise instead", "placeholder": "placeholder instead"
 }  # fmt: skip
 ONE_PASS = ("raw_attention", "rollout", "grad_cam", "gradient_attention", "legrad", "gradient_input", "gradient_drop")
 SOURCES = {"folder": "re-encoded as JPEG", "original": "as published"}  # see data/README.md
+COPIES = {"folder": "JPEG mirror", "original": "original"}
 
 
 def table(found: results.Results) -> str:
@@ -65,11 +70,40 @@ def shortly(value: Interval, sign: str = "") -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def rewritten(readme: str, found: results.Results) -> str:
-    """The README with the table as it should be."""
+def kept_row(manifest: dict[str, dict]) -> str:
+    """What the hard masks of the shipped gates keep, the first seed's in words and the others' beside it."""
+    entries = [entry for file, entry in manifest.items() if re.fullmatch(r"cifar10_gates(_\d+)?\.safetensors", file)]
+    first, *others = sorted(entries, key=lambda entry: entry["seed"])
+    scores = first["scores"]
+    beside = ""
+    if others:
+        seeds = "seeds" if len(others) > 1 else "seed"
+        kept, kl, same = (
+            listed(form.format(entry["scores"][key]) for entry in others)
+            for key, form in {"kept": "{:.0%}", "kl": "{:.2f}", "agreement": "{:.1%}"}.items()
+        )
+        beside = f"; {seeds} {listed(str(entry['seed']) for entry in others)}: {kept}, {kl} nats, {same}"
+    text = (
+        f"hard masks keep {scores['kept']:.0%} of the patches at KL {scores['kl']:.2f} nats, and the class stays for "
+        f"{scores['agreement']:.1%} of the images ({scores['test images']:,} test images, {COPIES[scores['source']]}, "
+        f"seed {first['seed']}{beside})"
+    ).replace("%", " %")
+    return f"| {CLAIM} part of the patches, and most answers | {text} | `python -m diffmask_lite train-gates cifar10` |"
+
+
+def listed(words: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def rewritten(readme: str, found: results.Results, manifest: dict[str, dict]) -> str:
+    """The README with the table and the row as they should be."""
     if not PLACE.search(readme):
         raise ValueError("README.md lacks the lines <!-- headline:begin --> and <!-- headline:end -->")
-    return PLACE.sub(lambda _: table(found), readme)
+    if len(KEPT.findall(readme)) != 1:
+        raise ValueError('README.md has no row of a table that starts with "| its shipped gates keep", or several')
+    return KEPT.sub(lambda _: kept_row(manifest), PLACE.sub(lambda _: table(found), readme))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something would change")
     options = parser.parse_args(arguments)
     old = README.read_text("utf-8")
-    new = rewritten(old, results.load("cifar10"))
+    new = rewritten(old, results.load("cifar10"), weights.manifest())
     if new == old:
         print("README.md is in step")
     elif options.check:

@@ -95,15 +95,22 @@ def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float =
     edges = [[(0, y), (width, y)] for y in ys[1:-1]] + [[(x, 0), (x, height)] for x in xs[1:-1]]
     ax.add_collection(LineCollection(edges, colors="white", linewidths=edge, alpha=0.5), autolim=False)
     if mask.dtype == bool:
-        inside = np.pad(mask, 1)
-        across, down = inside[1:, 1:-1] != inside[:-1, 1:-1], inside[1:-1, 1:] != inside[1:-1, :-1]
-        lines = [[(xs[j], ys[i]), (xs[j + 1], ys[i])] for i, j in np.argwhere(across)]
-        lines += [[(xs[j], ys[i]), (xs[j], ys[i + 1])] for i, j in np.argwhere(down)]
-        for colour, thickness in (("black", 3.0), ("white", 1.2)):  # one of the two shows on any picture
-            style = {"colors": colour, "linewidths": thickness, "capstyle": "projecting", "clip_on": False}
-            ax.add_collection(LineCollection(lines, **style), autolim=False)
+        outline(ax, mask, (height, width))
     bare(ax)
     return image
+
+
+def outline(ax: Axes, mask: Any, size: tuple[int, int], thickness: float = 1.2) -> None:
+    """Draw a line around the patches of a bool mask (h, w) on a picture of height × width pixels."""
+    mask = as_array(mask)
+    ys, xs = (np.linspace(0, length, count + 1) for length, count in zip(size, mask.shape, strict=True))
+    inside = np.pad(mask, 1)
+    across, down = inside[1:, 1:-1] != inside[:-1, 1:-1], inside[1:-1, 1:] != inside[1:-1, :-1]
+    lines = [[(xs[j], ys[i]), (xs[j + 1], ys[i])] for i, j in np.argwhere(across)]
+    lines += [[(xs[j], ys[i]), (xs[j], ys[i + 1])] for i, j in np.argwhere(down)]
+    for colour, thick in (("black", 2.5 * thickness), ("white", thickness)):  # one of the two shows on any picture
+        style = {"colors": colour, "linewidths": thick, "capstyle": "projecting", "clip_on": False}
+        ax.add_collection(LineCollection(lines, **style), autolim=False)
 
 
 def new_figure(height: float, rows: int, columns: int, width: float = WIDTH) -> tuple[Drawing, ndarray]:

@@ -28,6 +28,7 @@ from .canvas import (
     described,
     in_house_style,
     new_figure,
+    outline,
     overlay,
     wrap,
 )
@@ -39,16 +40,22 @@ CURVES = {"morf": "MoRF: most relevant first ↓", "lerf": "LeRF: least relevant
 
 
 @in_house_style
-def ranked_maps(picture: Any, maps: Mapping[str, Any], columns: int = 4) -> Drawing:
+def ranked_maps(picture: Any, maps: Mapping[str, Any], columns: int = 4, outlined: Mapping[str, Any] | None = None) -> Drawing:
     """Draw a picture, and its maps (h, w) by the rank of each patch within its map: 0 is the lowest, 1 the highest.
 
     Maps of different methods have no common scale, and removal curves use nothing but their order. Ties share their mean rank.
+    outlined: patches to draw a line around, bool (h, w), by the name of their map, or by "picture".
     """
-    picture = as_picture(picture)
+    picture, outlined = as_picture(picture), outlined or {}
+    if stray := set(outlined) - {"picture", *maps}:
+        raise ValueError(f'There is no map {sorted(stray)} to outline patches on; the maps are {sorted(maps)}, and "picture".')
     rows, side = -(-(len(maps) + 1) // columns), (WIDTH - 1.2) / columns
     figure, axes = new_figure((side * picture.shape[0] / picture.shape[1] + 0.35) * rows, rows, columns)
     overlay(axes.flat[0], picture, np.ones(as_array(next(iter(maps.values()))).shape))
     axes.flat[0].set_title("picture")
+    for ax, name in zip(axes.flat, ("picture", *maps), strict=False):
+        if name in outlined:
+            outline(ax, outlined[name], picture.shape[:2], thickness=2)
     words = []
     for ax, (name, values) in zip(axes.flat[1:], maps.items(), strict=False):
         values = torch.as_tensor(as_array(values)).double()
@@ -93,10 +100,11 @@ def _square(patches: int) -> tuple[int, int]:
 
 
 @in_house_style
-def removal_curves(curves: pd.DataFrame, methods: Sequence[str], title: str = "") -> Drawing:
+def removal_curves(curves: pd.DataFrame, methods: Sequence[str], title: str = "", unit: str = "patches") -> Drawing:
     """Draw p of the predicted class against the share removed, mean over images and seeds: MoRF left, LeRF right.
 
     curves: columns method, order, share, p, as `Evaluation.curves` of one removal; a table of means does as well.
+    unit: what is removed, "patches" or "pixels".
     """
     if len(methods) > len(LOOKS):
         raise ValueError(f"There are {len(methods)} methods, but only {len(LOOKS)} looks to tell them apart; draw fewer.")
@@ -113,7 +121,7 @@ def removal_curves(curves: pd.DataFrame, methods: Sequence[str], title: str = ""
             areas.append(float(area(curve.to_numpy()[:, None, None], curve.index.to_numpy())[0, 0]))
         words.append(f"{name} has area {areas[0]:.2f} and {areas[1]:.2f}")
     for ax, text in zip(axes.flat, CURVES.values(), strict=True):
-        ax.set(title=text, xlabel="share of patches removed", ylim=(0, 1.02), xlim=(0, 1))
+        ax.set(title=text, xlabel=f"share of {unit} removed", ylim=(0, 1.02), xlim=(0, 1))
     axes[0, 0].set_ylabel("p of the predicted class")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(methods), 4), title=title or None)
