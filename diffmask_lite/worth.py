@@ -28,8 +28,9 @@ def by_slope(
     """Let the score follow how the prediction hangs on each patch: minus their correlation in an image, averaged over images.
 
     The prediction's slope along each patch's keep weight, `keep_slope`, is taken where all patches are kept to the same degree
-    t, drawn anew for each image: gates that learn from many images average over t, and so learn the integral that
-    `integrated_drop` takes step by step. One forward and one backward pass.
+    t, drawn anew for each image, so gates that learn from many images average over t. A correlation forgets how large slopes
+    are: what they learn is the mean of the standardised slopes, near to the integral that `integrated_drop` takes of slopes as
+    they are, but not the same. One forward and one backward pass.
     """
     share = own_rows(lambda rows: torch.rand(rows, 1, generator=generator), len(images)).clamp(min=0.02).to(images.device)
     slope = keep_slope(vit, images, logits.argmax(1), share.expand_as(score), placeholder)
