@@ -33,7 +33,6 @@ GATES = {
     ),
     "cifar10 plain": ({"placeholder": "mean"}, CIFAR_FIT),
 }
-CUT_EPS = 0.25  # the KL at which gates that rank are cut, unless --eps says
 EVERY = 500  # steps between two checkpoints, and two looks at held-out images
 
 
@@ -70,13 +69,13 @@ def train_gates(options: argparse.Namespace) -> None:
         train, held_out = hold_out(train)
         images = torch.stack([image for image, *_ in held_out])
         log = checkpoint.with_suffix(".csv")
-        settings = settings | {"every": EVERY, "watch": Validation(explainer, images, options.eps or CUT_EPS, file=log)}
+        settings = settings | {"every": EVERY, "watch": Validation(explainer, images, options.eps or own_vit.CUT_EPS, file=log)}
     history = fit(explainer, train, seed=options.seed, checkpoint=checkpoint, **settings | chosen)
     if history.interrupted:
         raise KeyboardInterrupt
     path = options.out / weights.gates_file(options.name, kind, options.seed)
     if ranked:
-        kl = calibrate(explainer, images, options.eps or CUT_EPS)
+        kl = calibrate(explainer, images, options.eps or own_vit.CUT_EPS)
         print(f"Cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(images)} held-out images.")
     explainer.save(path)
     if ranked:

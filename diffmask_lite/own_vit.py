@@ -19,7 +19,8 @@ from .diffmask import PLACEHOLDERS, DiffMask
 from .models import make_vit
 from .report import move
 from .state import load_state
-from .training import fit
+from .training import RANKED, calibrate, fit
+from .validation import hold_out
 
 ABOUT = """\
 Train the gates that explain a ViT: which patches it needs for what it says. There are two kinds of call.
@@ -38,9 +39,10 @@ The small ViTs of the course, as they were trained; the test images score the re
 Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
 
 
+CUT_EPS, CUT_IMAGES = 0.25, 500  # where gates that rank are cut, unless --eps says, and on how many held-out images
 OURS = ("vit", "plain")
 OTHERS = (
-    "pretrained", "weights", "start", "batch", "lr", "per_class", "context", "rank", "every", "workers", "float32", "device"
+    "pretrained", "weights", "start", "batch", "lr", "per_class", "context", "ranked", "every", "workers", "float32", "device"
 )  # fmt: skip
 
 
@@ -75,10 +77,14 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="start from the gates of an earlier run, for a ViT of the same shape with these or other weights",
     )  # fmt: skip
     group.add_argument("--batch", type=int, help="images a step, over all processes together (default: 64)")
-    group.add_argument("--lr", type=float, help="learning rate of the gates (default: 0.003)")
+    group.add_argument("--lr", type=float, help="learning rate of the gates (default: 0.003, ranked: 0.01)")
     group.add_argument("--per-class", action="store_true", help="give each gate an output for every class")
     group.add_argument("--context", action="store_true", help="let each gate also read the class token")
-    group.add_argument("--rank", type=float, help="weight of the term that makes the mask rank (default: 0, as published)")
+    group.add_argument(
+        "--ranked", action="store_true",
+        help=f"learn to rank, too, as the shipped CIFAR-10 gates do; the mask is then cut at --eps (default: {CUT_EPS}) on "
+        "images held out for it",
+    )  # fmt: skip
     group.add_argument("--every", type=int, help="steps between two checkpoints (default: 100)")
     group.add_argument(
         "--workers", type=int, help="processes that load images, beside each process (default: 4, or as many as cores)"
@@ -109,12 +115,16 @@ def train(options: argparse.Namespace) -> None:
         raise ValueError("Placeholder and kind of gates come with --start; leave --placeholder, --per-class, --context out.")
     body = load_state(options.start)[1].get("body", {}) if options.start else {}
     vit = make_vit(options.model, body, options.pretrained, options.weights)
-    data = ImageFolder(options.data, preprocess(vit))
+    data, held_out = ImageFolder(options.data, preprocess(vit)), None
+    kind, settings = {"per_class": options.per_class, "context": options.context}, {}
+    if options.ranked:
+        data, held_out = hold_out(data)
+        kind, settings = kind | RANKED["explainer"], RANKED["fit"]
+    kind |= {"placeholder": options.placeholder} if options.placeholder else {}
     if options.start:
         explainer = DiffMask.load(options.start, vit, same_vit=False)
     else:
-        kind = {"per_class": options.per_class, "context": options.context}
-        explainer = DiffMask(vit, options.placeholder or "mean", seed=options.seed, **kind)
+        explainer = DiffMask(vit, seed=options.seed, **kind)
     move(explainer, options.device)
     team = together.join(next(vit.parameters()).device)
 
@@ -124,12 +134,12 @@ def train(options: argparse.Namespace) -> None:
     if team.main:
         start = f"going on from {checkpoint}" if checkpoint.exists() else f"checkpoints go to {checkpoint}"
         print(f"{len(data)} images, {team.size} process{'es' if team.size > 1 else ''}; {start}", flush=True)
-    chosen = {key: getattr(options, key) for key in ("eps", "batch", "lr", "rank", "every", "workers")}
+    chosen = {key: getattr(options, key) for key in ("eps", "batch", "lr", "every", "workers")}
     chosen = {key: value for key, value in chosen.items() if value is not None}
     history = fit(
         explainer, data, options.steps or 2000, seed=options.seed, checkpoint=checkpoint,
         autocast=None if options.float32 else torch.bfloat16,
-        **{"workers": min(4, os.cpu_count() or 1)} | chosen,
+        **{"workers": min(4, os.cpu_count() or 1)} | settings | chosen,
     )  # fmt: skip
     if team.main:
         history.frame().to_csv(path.with_suffix(".csv"), index=False)
@@ -137,5 +147,9 @@ def train(options: argparse.Namespace) -> None:
     if history.interrupted:
         raise KeyboardInterrupt
     if team.main:
+        if held_out is not None:
+            few = torch.stack([held_out[i][0] for i in range(min(CUT_IMAGES, len(held_out)))]).to(explainer.gates[0].last.bias)
+            kl = calibrate(explainer, few, options.eps or CUT_EPS, batch=options.batch or 64)
+            print(f"cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(few)} held-out images")
         explainer.save(path)
         print(f"{path}: gates for {options.model}")

@@ -107,9 +107,8 @@ def fit(
         arXiv 1308.3432). Gates that also learn an order stay undecided of many patches, and a sample then holds some of
         them by luck, which the shown mask lacks.
     optimizer: "adam"; "muon" (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for the matrices that read the hidden
-        states, at an lr of 0.01 or so, and Adam at 0.3 lr for the rest; or "lookahead-rmsprop", as published. What gates
-        read is much alike from patch to patch and layer to layer; Muon learns along all its directions equally fast, and the
-        order of the patches, which hangs on the small ones, sooner.
+        states, at an lr of 0.01 or so, and Adam at 0.3 lr for the rest, which gives gates that rank the better order in as
+        many steps (`benchmarks/ranking_variants.py`); or "lookahead-rmsprop", as published.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
     watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, see `validation`.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT.
@@ -224,7 +223,7 @@ def fit(
 def calibrate(explainer: DiffMask, images: Tensor, eps: float, batch: int = 250) -> float:
     """Set `explainer.cut` so that the hard masks of these images have a mean KL of eps, and return that mean as it is then.
 
-    images: (n, C, H, W), of the training set; n ≥ 500 or so. eps: in nats. The cut is found by halving an interval of 6
+    images: (n, C, H, W), best held out of `fit`; n ≥ 500 or so. eps: in nats. The cut is found by halving an interval of 6
     standard deviations 12 times; each time the ViT is asked about the masks, with this explainer's removal. Where even the
     least cut in it leaves more KL than eps, that one is taken.
 

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 
 from diffmask_lite import DiffMask
 from diffmask_lite.__main__ import main
+from diffmask_lite.datasets import ImageFolder, preprocess
 from diffmask_lite.state import load_state
+from diffmask_lite.validation import hold_out
 
 MODEL = "test_vit"  # timm's smallest: 160 × 160 pixels, 100 patches
 QUICK = ["--batch", "4", "--workers", "0", "--float32", "--lr", "0.01"]
@@ -60,6 +62,18 @@ def test_it_trains_logs_and_explains(home, tmp_path, capsys):
     photo = str(home / "photos" / "here" / "0.png")
     command = ["explain", photo, "--model", MODEL, "--weights", str(weights), "--gates", str(gates), "--out", str(tmp_path)]
     assert main(command) == 0
+
+
+def test_ranked_gates_are_cut_on_pictures_that_they_did_not_learn_from(home, tmp_path, capsys):
+    assert train(home, tmp_path, "--steps", "3", "--ranked", "--eps", "0.01") == 0
+    said = capsys.readouterr().out
+    assert "7 images, 1 process;" in said and "on 2 held-out images" in said
+    explainer = DiffMask.load(tmp_path / "test_vit_gates.safetensors", vit())
+    assert explainer.placeholder == "drop" and explainer.context and explainer.cut is not None
+    held_out = hold_out(ImageFolder(home / "photos", preprocess(vit())))[1]
+    images = torch.stack([image for image, _ in held_out])
+    kl = explainer.verify(images, explainer.explain(images).keep).kl.mean().item()
+    assert f"KL {kl:.3f} on" in said and kl <= 0.01
 
 
 def test_the_same_command_goes_on(home, tmp_path, capsys):

@@ -4,8 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
-from diffmask_lite import DiffMask, fit, results
+from diffmask_lite import DiffMask, fit, results, weights
 from diffmask_lite import vit as see
+from diffmask_lite.__main__ import GATES
+from diffmask_lite.datasets import CIFAR10
+from diffmask_lite.faithfulness import evaluate
 from diffmask_lite.training import calibrate
 from diffmask_lite.validation import Validation, hold_out
 from families import assert_one_sentence, shared, some_images
@@ -89,3 +92,21 @@ def test_tables_of_several_runs_share_a_file(tmp_path):
     results.merge(file, pd.DataFrame({"step": [1], "kl": [0.125]}), {"seed": 1, "steps": 1})
     results.merge(file, pd.DataFrame({"step": [1], "kl": [0.0625]}), {"seed": 1, "steps": 2})
     assert file.read_text() == "seed,steps,step,kl\n0,2,1,1\n0,2,2,0.75\n1,1,1,0.125\n1,2,1,0.0625\n"
+
+
+def test_the_stored_curves_end_at_the_shipped_gates():
+    """For each of their seeds, with the SRG that its map has on the held-out images."""
+    table, steps = results.read(results.folder() / "cifar10_validation.csv"), GATES["cifar10"][1]["steps"]
+    ends = table[(table["steps"] == steps) & (table["step"] == steps)].set_index("seed")
+    assert ends.index.tolist() == weights.seeds_of("cifar10"), "run python -m diffmask_lite train-gates cifar10"
+    try:
+        data = CIFAR10("train")
+    except FileNotFoundError as error:
+        pytest.skip(f"Skipped: {error}")
+    if data.source != (source := weights.manifest()["cifar10_gates_1.safetensors"]["scores"]["source"]):
+        pytest.skip(f"Skipped: the table is of source {source!r}; put that copy of CIFAR-10 under $DIFFMASK_DATA")
+    images = torch.stack([hold_out(data)[1][i][0] for i in range(300)])
+    vit, explainer = weights.pretrained("cifar10", seed=1)
+    scores = evaluate(vit, images, {"gates": explainer.explain(images).score}, "drop", orders=1, progress=False).scores
+    srg = scores.loc[scores["metric"] == "srg", "value"].mean()
+    assert srg == pytest.approx(ends.loc[1, "srg drop"], abs=2e-4)
