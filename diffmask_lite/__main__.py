@@ -29,7 +29,7 @@ GATES = {
     "grid": ({"placeholder": "mean"}, {"steps": 800}),
     "cifar10": (
         RANKED["explainer"] | {"per_class": True, "hidden": 96},
-        CIFAR_FIT | RANKED["fit"] | {"steps": 4000, "eps": 0.3},
+        CIFAR_FIT | RANKED["fit"] | {"steps": 4000},
     ),
     "cifar10 plain": ({"placeholder": "mean"}, CIFAR_FIT),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -15,14 +16,13 @@ class History:
 
     eps: float
     step: list[int] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)  # mean KL(p(x) ‖ p(masked x)), nats
+    kl: list[float] = field(default_factory=list)  # mean KL(p(x) ‖ p(masked x)), nats; NaN where an order alone is learned
     kept: list[float] = field(default_factory=list)  # mean share of patches with z > 0
-    agree: list[float] = field(default_factory=list)  # share of images whose class is unchanged
+    agree: list[float] = field(default_factory=list)  # share of images whose class is unchanged; or NaN, as kl
     sparsity: list[float] = field(default_factory=list)  # the sparsity term of the loss
     alpha: list[float] = field(default_factory=list)  # α_k after the step
     layer: list[int] = field(default_factory=list)  # k: gates 0 … k made the mask
     interrupted: bool = False
-    ranked: bool = False  # were the gates to learn an order, too?
 
     def __len__(self) -> int:
         return len(self.step)
@@ -48,11 +48,11 @@ class History:
         if end.kept < 0.05 and end.kl > 2 * self.eps:
             return f"collapsed: shut gates pass no gradient back ({self._where(end)}); start again, with a smaller lr."
         last, before = table.iloc[-tenth:].median(), table.iloc[-2 * tenth : -tenth].median()
+        if math.isnan(last.kl):  # no mask was tried
+            return "uncut: the gates learned an order alone; `calibrate` says where to cut it."
         where = self._where(last)
         if last.kl > 2 * self.eps:
             return f"violated: the masks change the prediction too much ({where}); train longer, with more room for α to grow."
-        if last.kept > 0.95 and self.ranked:
-            return f"uncut: the gates rank, but hardly a patch is removed yet ({where}); `calibrate` says where to cut."
         if last.kept > 0.95:
             return f"idle: hardly a patch is removed ({where}); train longer, or allow a larger ε."
         if abs(last.kept - before.kept) > 0.02:

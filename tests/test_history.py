@@ -33,13 +33,8 @@ def test_each_end_is_named(name):
     assert ENDS[name].diagnosis().startswith(f"{name.split()[0]}:")
 
 
-def test_gates_that_rank_and_keep_everything_are_to_be_cut_and_not_to_be_trained_longer():
-    made = history(0.01, 0.99)
-    made.ranked = True
-    assert made.diagnosis().startswith("uncut: ") and "`calibrate`" in made.diagnosis()
-    ended = history(9.4, 0.0)
-    ended.ranked = True
-    assert ended.diagnosis().startswith("collapsed")
+def test_gates_that_learned_an_order_alone_are_to_be_cut():
+    assert history(np.nan, 0.99).diagnosis().startswith("uncut: ") and "`calibrate`" in history(np.nan, 0.5).diagnosis()
 
 
 def test_the_sentence_states_what_it_saw():

@@ -25,12 +25,23 @@ from nbconvert import SlidesExporter
 ROOT = Path(__file__).resolve().parents[1]
 REVEAL = "https://unpkg.com/reveal.js@4.0.2"
 SIZE = {"reveal_width": "1280", "reveal_height": "720"}  # 16 : 9, as most projectors are
-# A slide has no scroll bar that an audience could use: long lines wrap, and a figure is never taller than its slide.
+# A slide has no scroll bar that an audience could use: long lines wrap, a figure is never taller than its slide, and what is
+# still too tall shrinks in steps of a twentieth, to 60 % at the least, below which nobody could read it from the back row.
 STYLE = """<style>
 .reveal .jp-Cell-inputArea pre, .reveal .jp-OutputArea-output pre { white-space: pre-wrap; }
 .reveal .jp-OutputArea-output img { max-height: 520px; width: auto; }
 </style>
-"""
+<script>
+for (const change of ["ready", "slidechanged"]) {
+    document.addEventListener(change, ({currentSlide: slide}) => {
+        for (let twentieths = 20; twentieths >= 12; twentieths--) {
+            for (const part of slide.children) part.style.zoom = twentieths / 20;
+            if (slide.scrollHeight <= HEIGHT) break;
+        }
+    });
+}
+</script>
+""".replace("HEIGHT", SIZE["reveal_height"])
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Put in before the deck starts: reveal.js without require.js, and, once all pictures are there, the size of every slide.
 MEASURE = """<script>window.define = undefined</script><script src="%s/dist/reveal.js"></script><script>
