@@ -206,10 +206,8 @@ def fit(
                 alphas[k] = (alphas[k] + alpha_lr * (seen[1] - eps)).clamp(*alpha_bounds)
 
             history.add(step, *seen[1:], alphas[k].item(), k)
-            words = (
-                {"loss": f"{seen[0]:.3f}"} if masked is None else {"KL": f"{seen[1]:.3f}", "alpha": f"{alphas[k].item():.1f}"}
-            )
-            bar.set_postfix(words, kept=f"{seen[2]:.2f}", refresh=False)
+            state = f"KL {seen[1]:.3f}, α {alphas[k].item():.1f}, kept {seen[2]:.2f}"
+            bar.set_postfix_str(state if masked is not None else f"loss {seen[0]:.3f}", refresh=False)
             bar.update()
             history.interrupted = team.any(interrupted.is_set())
             pause = (step + 1) % every == 0 or step + 1 == steps
