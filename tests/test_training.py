@@ -1,5 +1,6 @@
 """`fit`: one step by hand, the multiplier's sign, resume to the bit after any interruption, and bad input."""
 
+import math
 import os
 import random
 import signal
@@ -315,6 +316,49 @@ def test_a_learned_placeholder_learns_and_a_fixed_one_does_not(images):
         assert torch.equal(explainer.placeholder.detach(), before) != moves
 
 
+def test_without_masks_the_order_alone_is_learned(images):
+    """Neither the allowed KL nor the price of patches then changes a weight; with masks both do."""
+    vit, learned = shared("vit"), {}
+    for masks in ("none", "shown"):
+        for name, more in {"as is": {}, "other": {"eps": 9.0, "alpha": 50.0, "sparsity": "log"}}.items():
+            explainer = DiffMask(vit, "drop", seed=1)
+            history = fit(explainer, images, 20, rank=1.0, masks=masks, seed=2, **QUICK, **more)
+            learned[masks, name] = weights(explainer)
+            assert all(map(math.isnan, history.kl)) == (masks == "none") == history.diagnosis().startswith("uncut")
+    assert torch.equal(learned["none", "as is"], learned["none", "other"])
+    assert not torch.equal(learned["shown", "as is"], learned["shown", "other"])
+
+
+def test_an_order_that_is_learned_alone_is_that_of_the_term(images):
+    """Three steps of `fit` are three steps of Adam on minus the correlation with the slope."""
+    vit, lr, seed = shared("vit"), 1e-3, 2
+    explainer, by_hand = DiffMask(vit, "drop", seed=1), DiffMask(vit, "drop", seed=1)
+    fit(explainer, images, 3, rank=1.0, masks="none", shallowest=-1, seed=seed, lr=lr, warmup=1, **QUICK)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=lr)
+    for step in range(3):
+        batch, draw = images[epoch_order(10, seed, 4 * step, 4)], stream(seed, "gates", step)
+        torch.randint(4, 5, (), generator=draw), torch.rand(4, 5, 16, generator=draw)
+        logits, gates = by_hand.read(batch)
+        optimizer.zero_grad()
+        by_slope(vit, batch, logits, log_odds(log_open(gates).sum(1)), "drop", draw).backward()
+        optimizer.step()
+    torch.testing.assert_close(weights(explainer), weights(by_hand), atol=1e-5, rtol=1e-4)
+
+
+def test_muon_moves_the_matrices_that_read_along_all_their_directions_alike(images):
+    """Most singular values of its first step are alike, where Adam's differ far more; the rest moves as by Adam."""
+    vit, spread, rest = shared("vit"), {}, {}
+    for optimizer, lr in {"muon": 0.01, "adam": 0.003}.items():
+        explainer, before = DiffMask(vit, "drop"), DiffMask(vit, "drop")
+        fit(explainer, images, 1, rank=1.0, masks="none", shallowest=-1, optimizer=optimizer, lr=lr, warmup=1, **QUICK)
+        move = (explainer.gates[2].first.weight - before.gates[2].first.weight).detach()
+        values = torch.linalg.svdvals(move)
+        spread[optimizer] = (values[0] / values.median()).item()
+        rest[optimizer] = (explainer.gates[2].last.weight - before.gates[2].last.weight).detach()
+    assert spread["muon"] < 3 and spread["adam"] > 10, spread
+    assert ((rest["muon"] - rest["adam"]).abs() < 1e-5).float().mean() > 0.98  # lr · sign(gradient), rounding aside
+
+
 @pytest.mark.parametrize(
     "recipe",
     [{}, PUBLISHED["fit"], {"decay": True, "rank": 1.0, "masks": "shown"}, RANKED["fit"]],
@@ -491,9 +535,10 @@ class Items(Dataset):
         (Items(torch.zeros(3, 64, 64)), {"batch": 0}, "batch"),
         (Items(torch.zeros(3, 64, 64)), {"lr": -1}, "lr"),
         (Items(torch.zeros(3, 64, 64)), {"every": 0}, "every must be above 0"),
+        (Items(torch.zeros(3, 64, 64)), {"masks": "none"}, "give rank, say rank=1"),
         (Items(torch.zeros(3, 64, 64)), {"sparsity": "l1"}, "sparsity"),
         (Items(torch.zeros(3, 64, 64)), {"optimizer": "sgd"}, "optimizer"),
-        (Items(torch.zeros(3, 64, 64)), {"masks": "soft"}, 'Unknown masks .* "sampled" or "shown"'),
+        (Items(torch.zeros(3, 64, 64)), {"masks": "soft"}, 'Unknown masks .* "sampled" or "shown" or "none"'),
         (Items(torch.zeros(3, 64, 64)), {"rank": -1}, "rank must be 0 or more"),
         (Items(torch.zeros(3, 64, 64)), {"shallowest": 5}, "shallowest"),
         (Items(torch.zeros(3, 64, 64)), {"shallowest": -2}, "shallowest"),
