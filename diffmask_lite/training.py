@@ -106,7 +106,7 @@ def fit(
         them by luck, which the shown mask lacks. "none": the order alone is learned, with neither constraint nor sparsity,
         for `calibrate` to cut; the history then has no KL, and `rank` must be above 0.
     optimizer: "adam"; "muon" (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for the matrices that read the hidden
-        states, at an lr of 0.01 or so, and Adam at 0.3 lr for the rest, which gives gates that rank the better order in as
+        states, at an lr of 0.01 or so, and NAdam at 0.3 lr for the rest, which gives gates that rank the better order in as
         many steps (`benchmarks/ranking_variants.py`); or "lookahead-rmsprop", as published.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
     watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, see `validation`.
@@ -286,7 +286,7 @@ def _optimizer(name: str, explainer: DiffMask, lr: float) -> torch.optim.Optimiz
     if explainer.kind == "learned":  # published: a learned placeholder has a rate of its own
         groups.append({"params": [explainer.placeholder], "lr": 1e-3})
     if matrices:
-        groups = [{"params": matrices, "lr": lr}, *({**group, "use_fallback": True} for group in groups)]  # AdamW
+        groups = [{"params": matrices, "lr": lr}, *({**group, "use_fallback": True} for group in groups)]  # NAdam
     for group in groups:
         group["initial_lr"] = group["lr"]
     if name == "adam":

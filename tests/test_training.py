@@ -356,7 +356,8 @@ def test_muon_moves_the_matrices_that_read_along_all_their_directions_alike(imag
         spread[optimizer] = (values[0] / values.median()).item()
         rest[optimizer] = (explainer.gates[2].last.weight - before.gates[2].last.weight).detach()
     assert spread["muon"] < 3 and spread["adam"] > 10, spread
-    assert ((rest["muon"] - rest["adam"]).abs() < 1e-5).float().mean() > 0.98  # lr · sign(gradient), rounding aside
+    sizes = [move.abs() / move.abs().max() for move in rest.values()]  # the first step of Adam is as long for every weight
+    assert all((size > 0.99).float().mean() > 0.98 for size in sizes) and torch.equal(rest["muon"].sign(), rest["adam"].sign())
 
 
 @pytest.mark.parametrize(
