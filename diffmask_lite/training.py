@@ -48,8 +48,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 # Gates that rank, as the shipped CIFAR-10 gates do. They drop tokens, read what the ViT makes of the whole image, and learn
-# the order alone; `calibrate` then cuts it where masks have the KL asked for. Where a constraint beside the order is active, both
-# come out worse: masks of the same KL are larger (`benchmarks/ranking_variants.py`). Used as PUBLISHED is.
+# the order alone; `calibrate` then cuts it where masks have the KL asked for. Where a constraint beside the order is active,
+# both come out worse: masks of the same KL are larger (`benchmarks/ranking_variants.py`). Used as PUBLISHED is.
 RANKED: dict[str, dict[str, Any]] = {
     "explainer": {"placeholder": "drop", "context": True},
     "fit": {

@@ -158,6 +158,7 @@ def test_slides_carry_captions_as_alternative_text(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[MARKDOWN("# Cat"), figure, caption]), path)
     assert slides.main([str(path), "--output", str(tmp_path)]) == 0
     page = (tmp_path / "00_cat.slides.html").read_text("utf-8")
+    assert "slide.scrollHeight <= 720" in page, "what is too tall must shrink"
     assert page.count("<img") == 1 and PIXEL in page
     assert "its patches bright." in page.split("<img", 1)[1].split(">", 1)[0]
     assert 'class="notes"' in page
