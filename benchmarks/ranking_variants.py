@@ -23,7 +23,8 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from diffmask_lite import RANKED, DiffMask, calibrate, fit
+from diffmask_lite import RANKED, DiffMask, fit
+from diffmask_lite.calibration import CUT_EPS, calibrate
 from diffmask_lite.datasets import CIFAR10
 from diffmask_lite.diffmask import fingerprint
 from diffmask_lite.faithfulness import compare, evaluate, intervals, mask_scores
@@ -31,7 +32,7 @@ from diffmask_lite.validation import hold_out
 from diffmask_lite.weights import folder, load_vit
 from diffmask_lite.worth import by_slope, by_worth, destroyed, top_m
 
-SCORED, CUT_BY, CUT_EPS, STEPS = 100, 500, 0.25, 200
+SCORED, CUT_BY, STEPS = 100, 500, 200
 COMMON = {"eps": 0.2, "decay": True, "autocast": torch.bfloat16}
 DEEP = {"shallowest": 7}  # always the product of all 8 gates
 SEES = {"placeholder": "drop", "per_class": True, "context": True, "hidden": 96}

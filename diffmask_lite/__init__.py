@@ -4,8 +4,9 @@ from diffmask_lite import DiffMask, fit
 from diffmask_lite.weights import pretrained
 """
 
+from .calibration import calibrate
 from .diffmask import Check, DiffMask, Explanation
-from .training import PUBLISHED, RANKED, History, calibrate, fit
+from .training import PUBLISHED, RANKED, History, fit
 from .vit import UnfitViT
 
 __all__ = ["PUBLISHED", "RANKED", "Check", "DiffMask", "Explanation", "History", "UnfitViT", "calibrate", "fit"]

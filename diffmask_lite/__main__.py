@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from . import classifier, comparison, own_vit, report, results, weights
+from .calibration import CUT_EPS, calibrate
 from .datasets import CIFAR10, ColourGrid, test_set
 from .diffmask import DiffMask
 from .faithfulness import hard_mask_scores
 from .faithfulness.curves import REMOVALS
-from .training import RANKED, calibrate, fit
+from .training import RANKED, fit
 from .validation import Validation, hold_out
 
 # What made the shipped gates: options of `DiffMask` and settings of `fit`; all others are the defaults. "plain" gates are those
@@ -69,13 +70,13 @@ def train_gates(options: argparse.Namespace) -> None:
         train, held_out = hold_out(train)
         images = torch.stack([image for image, *_ in held_out])
         log = checkpoint.with_suffix(".csv")
-        settings = settings | {"every": EVERY, "watch": Validation(explainer, images, options.eps or own_vit.CUT_EPS, file=log)}
+        settings = settings | {"every": EVERY, "watch": Validation(explainer, images, options.eps or CUT_EPS, file=log)}
     history = fit(explainer, train, seed=options.seed, checkpoint=checkpoint, **settings | chosen)
     if history.interrupted:
         raise KeyboardInterrupt
     path = options.out / weights.gates_file(options.name, kind, options.seed)
     if ranked:
-        kl = calibrate(explainer, images, options.eps or own_vit.CUT_EPS)
+        kl = calibrate(explainer, images, options.eps or CUT_EPS)
         print(f"Cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(images)} held-out images.")
     explainer.save(path)
     if ranked:

@@ -73,7 +73,7 @@ class DiffMask(nn.Module):
         tend to shut for good.
     seed: of the gates' first weights.
 
-    Gates that learned to rank say which patch comes before which; how far down that order a mask goes, `training.calibrate`
+    Gates that learned to rank say which patch comes before which; how far down that order a mask goes, `calibrate`
     can settle afterwards: it sets the attribute `cut`, which `save` stores. Until then `cut` is None.
 
     The state dict, the parameters and `train()` are those of the gates and the placeholder alone.

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 from . import together, weights
+from .calibration import CUT_EPS, calibrate
 from .datasets import ImageFolder, preprocess
 from .diffmask import PLACEHOLDERS, DiffMask
 from .models import make_vit
 from .report import move
 from .state import load_state
-from .training import RANKED, calibrate, fit
+from .training import RANKED, fit
 from .validation import hold_out
 
 ABOUT = """\
@@ -39,7 +40,7 @@ The small ViTs of the course, as they were trained; the test images score the re
 Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
 
 
-CUT_EPS, CUT_IMAGES = 0.25, 500  # where gates that rank are cut, unless --eps says, and on how many held-out images
+CUT_IMAGES = 500  # on so many held-out images gates that rank are cut
 OURS = ("vit", "plain")
 OTHERS = (
     "pretrained", "weights", "start", "batch", "lr", "per_class", "context", "ranked", "every", "workers", "float32", "device"

@@ -225,35 +225,6 @@ def fit(
     return history
 
 
-@torch.no_grad()
-def calibrate(explainer: DiffMask, images: Tensor, eps: float, batch: int = 250) -> float:
-    """Set `explainer.cut` so that the hard masks of these images have a mean KL of eps, and return that mean as it is then.
-
-    images: (n, C, H, W), best held out of `fit`; n ≥ 500 or so. eps: in nats. The cut is found by halving an interval of 6
-    standard deviations 12 times; each time the ViT is asked about the masks, with this explainer's removal. Where even the
-    least cut in it leaves more KL than eps, that one is taken.
-
-    For gates that learned to rank: the constraint of `fit` holds on average over images, and can be met by keeping everything
-    in some and nothing in others. A cut at as many standard deviations in each image keeps about as much of each.
-    """
-    if not eps > 0:
-        raise ValueError(f"eps must be above 0, but it is {eps}.")
-    explainer.cut = 0.0
-    found = [explainer.explain(part) for part in images.split(batch)]
-
-    def kl(cut: float) -> float:
-        parts = zip(images.split(batch), found, strict=True)
-        checks = [explainer.verify(part, result.score > cut, result.logits).kl for part, result in parts]
-        return torch.cat(checks).mean().item()
-
-    low, high = -3.0, 3.0
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if kl(middle) <= eps else (low, middle)
-    explainer.cut = low
-    return kl(low)
-
-
 def _check_settings(dataset: Any, positive: dict[str, float], rank: float, words: dict[str, str]) -> None:
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
         raise ValueError(f"fit needs a data set with a length and items by index, but this is a {type(dataset).__name__}.")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from .calibration import CUT_EPS, calibrate
 from .diffmask import DiffMask
 from .faithfulness import evaluate, hard_mask_scores
 from .results import read, text
-from .training import calibrate
 
 
 def hold_out(dataset: Dataset, share: float = 0.04, seed: int = 0) -> tuple[Subset, Subset]:
@@ -32,7 +32,7 @@ class Validation:
 
     explainer: the gates in training, which learn an order. images: (n, C, H, W), n ≥ 2, held out. scored: how many of them,
         at most half, are scored: their maps by removal curves of `steps` steps, and their masks, cut where those of the other
-        images have a mean KL of eps (`training.calibrate`).
+        images have a mean KL of eps (`calibrate`).
     file: CSV, rewritten with each row. A resumed training goes on with the rows of its earlier steps.
 
     The table has "step", the number of steps taken; "srg drop" and the like, one for each removal; and "kl" (nats),
@@ -43,7 +43,7 @@ class Validation:
         self,
         explainer: DiffMask,
         images: Tensor,
-        eps: float = 0.25,
+        eps: float = CUT_EPS,
         *,
         scored: int = 300,
         removals: Sequence[str] = ("drop", "noise"),

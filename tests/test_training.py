@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 from diffmask_lite import PUBLISHED, RANKED, DiffMask, fit
 from diffmask_lite import vit as see
 from diffmask_lite import worth as worth_module
+from diffmask_lite.calibration import calibrate
 from diffmask_lite.datasets import ColourGrid
 from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
 from diffmask_lite.state import epoch_order, stream
-from diffmask_lite.training import calibrate
 from diffmask_lite.weights import folder, load_vit
 from diffmask_lite.worth import by_slope, by_worth, correlation, destroyed, top_m, worth
 from families import assert_one_sentence, build, shared, some_images

@@ -7,9 +7,9 @@ import torch
 from diffmask_lite import DiffMask, fit, results, weights
 from diffmask_lite import vit as see
 from diffmask_lite.__main__ import GATES
+from diffmask_lite.calibration import calibrate
 from diffmask_lite.datasets import CIFAR10
 from diffmask_lite.faithfulness import evaluate
-from diffmask_lite.training import calibrate
 from diffmask_lite.validation import Validation, hold_out
 from families import assert_one_sentence, shared, some_images
 
