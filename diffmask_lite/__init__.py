@@ -4,10 +4,12 @@ from diffmask_lite import DiffMask, fit
 from diffmask_lite.weights import pretrained
 """
 
-from .calibration import calibrate
 from .diffmask import Check, DiffMask, Explanation
-from .training import PUBLISHED, RANKED, History, fit
+from .training import PUBLISHED, RANKED, Constraint, History, Ranking, calibrate, fit
 from .vit import UnfitViT
 
-__all__ = ["PUBLISHED", "RANKED", "Check", "DiffMask", "Explanation", "History", "UnfitViT", "calibrate", "fit"]
+__all__ = [
+    "PUBLISHED", "RANKED", "Check", "Constraint", "DiffMask", "Explanation", "History", "Ranking", "UnfitViT", "calibrate",
+    "fit",
+]  # fmt: skip
 __version__ = "0.1.0"

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from .checks import reason
-from .state import stream
 from .vit import anatomy
+from .vit.inputs import reason
+from .vit.randomness import stream
 
 # Okabe–Ito colours, told apart by nearly everyone; blue is counted, grey is neutral: exactly 0 after normalisation.
 PALETTE = {
@@ -161,8 +161,8 @@ def preprocess(model: nn.Module, finer: int = 1) -> Callable[[Image.Image], Tens
 
     finer: the same part of the picture on so many times as many pixels along each side, to look at; not for the ViT.
     """
-    body = anatomy(model)  # not pretrained_cfg alone, which create_model(img_size=…) leaves at the weights' training size
-    size = {"input_size": (body.channels, *(finer * side for side in body.size))}
+    shape = anatomy(model)  # not pretrained_cfg alone, which create_model(img_size=…) leaves at the weights' training size
+    size = {"input_size": (shape.channels, *(finer * side for side in shape.size))}
     return timm.data.create_transform(**timm.data.resolve_data_config(size, model=model), is_training=False)
 
 

@@ -6,7 +6,6 @@ CVPR Workshops 2023, arXiv 2304.06391.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import vit as see
-from .checks import check_images
-from .gates import Gate, decide, log_odds, log_open, normalise
-from .state import load_state, save_state
+from .gates import Gate, log_odds, log_open, normalise
+from .vit import anatomy, guest, mean_patch, observe, predict, weigh_tokens
+from .vit.inputs import require_images, require_placeholder
+from .vit.removal import predict_unchecked
+from .vit.storage import fingerprint, load_tensors, same_weights, save_tensors
 
 PLACEHOLDERS = ("mean", "zero", "learned", "drop")
 
@@ -91,14 +91,15 @@ class DiffMask(nn.Module):
         context: bool = False,
     ):
         super().__init__()
-        self.body, self.per_class, self.context = see.anatomy(vit, refresh=True), per_class, context
+        self.shape, self.per_class, self.context = anatomy(vit, refresh=True), per_class, context
         self.cut: float | None = None  # see `explain`
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
-        self.hidden, self.normalise = hidden or (48 if self.body.width < 192 else self.body.width // 8), normalise
+        width = self.shape.width
+        self.hidden, self.normalise = hidden or (48 if width < 192 else width // 8), normalise
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(seed)
-            classes = self.body.classes if per_class else None
-            gates = (Gate(self.body.width, self.hidden, classes=classes, context=context) for _ in range(self.body.states))
+            classes = self.shape.classes if per_class else None
+            gates = (Gate(width, self.hidden, classes=classes, context=context) for _ in range(self.shape.states))
             self.gates = nn.ModuleList(gates)
         self.kind = placeholder if isinstance(placeholder, str) else "tensor"
         start = self._first_placeholder(placeholder)
@@ -115,61 +116,52 @@ class DiffMask(nn.Module):
         return self._guest[0]
 
     def _first_placeholder(self, placeholder: str | Tensor) -> Tensor | str:
-        width, patches = self.body.width, self.body.patches
         if isinstance(placeholder, Tensor):
-            if tuple(placeholder.shape) not in {(width,), (patches, width)}:
-                found = tuple(placeholder.shape)
-                raise ValueError(f"The placeholder has shape {found}, but this ViT takes ({width},) or ({patches}, {width}).")
+            require_placeholder(placeholder, self.shape)
             return placeholder.detach().clone()
         if placeholder not in PLACEHOLDERS:
             raise ValueError(f"Unknown placeholder {placeholder!r}: use {', '.join(map(repr, PLACEHOLDERS))} or a tensor.")
         if placeholder == "drop":
-            with see.weigh_tokens(self.vit, torch.ones(1, patches)):  # refused now, where it cannot be had
+            with weigh_tokens(self.vit, torch.ones(1, self.shape.patches)):  # refused now, where it cannot be had
                 return placeholder
-        weight = next(self.vit.parameters())
         if placeholder == "zero":
-            return weight.new_zeros(width)
-        with torch.no_grad(), see.guest(self.vit):
-            grey = self.vit.patch_embed(weight.new_zeros(1, self.body.channels, *self.body.size)).flatten(1, -2)[0]
+            return next(self.vit.parameters()).new_zeros(self.shape.width)
+        grey = mean_patch(self.vit)
         # one vector where the embedding looks at each patch alone, as a plain ViT's does
-        return grey[0].clone() if torch.allclose(grey, grey[:1], atol=1e-6) else grey.clone()
+        return grey[0].clone() if torch.allclose(grey, grey[:1], atol=1e-6) else grey
 
     def read(self, images: Tensor, last: int | None = None, stop: bool = False) -> tuple[Tensor | None, Tensor]:
         """Run the ViT once: its logits (B, classes), and the logits of gates 0 … last, (B, last + 1, N), by default all.
 
-        stop: run no block that gates 0 … last do not need; the ViT's logits are then None, and gates per class impossible.
+        images: not looked at again; `explain` and `fit` have. stop: run no block that gates 0 … last do not need; the ViT's
+        logits are then None, and gates per class impossible.
         The ViT runs without gradients; the gates with them, where the caller has them on. No hidden state but h_0 outlives
         the block that made it.
         """
-        check_images(images, self.body, self.vit)
-        last = self.body.states - 1 if last is None else last
+        last = self.shape.states - 1 if last is None else last
         learning, ready = torch.is_grad_enabled(), normalise if self.normalise else Tensor.float
-        looks: list[Tensor] = []
         embedding: list[Tensor] = []
+        hidden: list[Tensor] = []
 
         def gate(i: int, tokens: Tensor) -> None:
             if i > last:
                 return
-            state = ready(tokens[:, -self.body.patches :])
+            state = ready(tokens[:, -self.shape.patches :])
             if i == 0:
                 embedding.append(state)
-            whole = self._whole(tokens, i, state) if self.context else None
+            context = None
+            if self.context:  # what the head will read; at h_0, where no token holds it yet, and in pooling ViTs the mean
+                context = ready(tokens[:, 0]) if i and self.shape.class_tokens else state.mean(1)
             with torch.set_grad_enabled(learning):
-                looks.append(self.gates[i].look(state, whole))
+                hidden.append(self.gates[i].encode(embedding[0], state, context))
             if stop and i == last:
                 raise _Enough
 
         prediction = None
-        with torch.no_grad(), see.guest(self.vit), see.observe(self.vit, gate, prefix_too=True), suppress(_Enough):
+        with torch.no_grad(), guest(self.vit), observe(self.vit, gate, prefix_too=True), suppress(_Enough):
             prediction = self.vit(images)
         p = prediction.float().softmax(-1) if self.per_class else None
-        return prediction, decide(self.gates[: last + 1], embedding[0], looks, p)
-
-    def _whole(self, tokens: Tensor, i: int, state: Tensor) -> Tensor:
-        """Return c_i (B, D): the first prefix token, if the head reads it; at h_0, where there is none yet, the mean patch."""
-        if i == 0 or not self.body.prefix or getattr(self.vit, "global_pool", "token") != "token":
-            return state.mean(1)
-        return (normalise if self.normalise else Tensor.float)(tokens[:, 0])
+        return prediction, torch.stack([gate.score(h, p) for gate, h in zip(self.gates, hidden, strict=False)], dim=1)
 
     @torch.no_grad()
     def explain(self, images: Tensor, threshold: float = 0.5, depth: int | None = None) -> Explanation:
@@ -179,9 +171,10 @@ class DiffMask(nn.Module):
         standard deviations above the image's mean a patch must lie to be kept.
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
         depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}; cheaper than a prediction, which then
-            is not made. Gates per class need it, and take no depth. What a depth is worth: `benchmarks/depth.py`.
+            is not made. Gates per class need it, and take no depth. What a depth is worth: `experiments/depth.py`.
         Raises `ValueError` on input that does not fit.
         """
+        require_images(self.vit, images)
         if not 0 <= threshold < 1:
             raise ValueError(f"The threshold is a probability in [0, 1), but it is {threshold}.")
         if depth is not None:
@@ -190,8 +183,8 @@ class DiffMask(nn.Module):
             prediction, logits = self.read(images, None if depth is None else depth + 1, stop=depth is not None)
         prediction = None if prediction is None else prediction.clone()  # ordinary tensors again
         each = log_open(logits.clone())  # (B, L + 2, N)
-        log_mask = each.sum(1).unflatten(1, self.body.grid)  # a patch stays only if every layer keeps it
-        score, layers = log_odds(log_mask), each.exp().unflatten(2, self.body.grid)
+        log_mask = each.sum(1).unflatten(1, self.shape.grid)  # a patch stays only if every layer keeps it
+        score, layers = log_odds(log_mask), each.exp().unflatten(2, self.shape.grid)
         mask = log_mask.exp()
         if self.cut is not None:
             score = standardised(score) - self.cut
@@ -201,8 +194,8 @@ class DiffMask(nn.Module):
     def _check_depth(self, depth: int) -> None:
         if self.per_class:
             raise ValueError("These gates have an output per class and need the whole prediction; leave depth out.")
-        if not isinstance(depth, int) or not 0 <= depth <= self.body.depth:
-            raise ValueError(f"depth is a number of blocks, 0 … {self.body.depth}, but it is {depth}.")
+        if not isinstance(depth, int) or not 0 <= depth <= self.shape.depth:
+            raise ValueError(f"depth is a number of blocks, 0 … {self.shape.depth}, but it is {depth}.")
 
     @torch.no_grad()
     def verify(self, images: Tensor, keep: Tensor, logits: Tensor | None = None, removal: str | Tensor | None = None) -> Check:
@@ -213,20 +206,20 @@ class DiffMask(nn.Module):
         """
         if isinstance(keep, Tensor) and keep.dtype != torch.bool:
             raise ValueError(f"verify scores a hard mask, so keep must be bool, but it is {keep.dtype}; use mask > 0.5.")
-        masked = see.predict(self.vit, images, keep, self.placeholder if removal is None else removal)
-        logits = see.predict(self.vit, images) if logits is None else logits
+        masked = predict(self.vit, images, keep, self.placeholder if removal is None else removal)
+        logits = predict_unchecked(self.vit, images) if logits is None else logits
         agree = logits.argmax(-1) == masked.argmax(-1)
         return Check(kl_divergence(logits, masked), agree, keep.flatten(1).float().mean(1), masked)
 
     def config(self) -> dict:
         """What a weights file must say besides numbers, so that it can only be loaded where it fits."""
-        body = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.body).items()}
+        shape = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.shape).items()}
         return {"kind": "diffmask", "placeholder": self.kind, "hidden": self.hidden, "normalise": self.normalise,
-                "per_class": self.per_class, "context": self.context, "body": body, "vit": fingerprint(self.vit)}  # fmt: skip
+                "per_class": self.per_class, "context": self.context, "shape": shape, "vit": fingerprint(self.vit)}  # fmt: skip
 
     def save(self, path: str | os.PathLike) -> None:
         """Write gates and placeholder as safetensors, replacing an older file in one step."""
-        save_state(path, self.state_dict(), self.config() | {"cut": self.cut})
+        save_tensors(path, self.state_dict(), self.config() | {"cut": self.cut})
 
     @classmethod
     def load(cls, path: str | os.PathLike, vit: nn.Module, same_vit: bool = True) -> DiffMask:
@@ -234,22 +227,23 @@ class DiffMask(nn.Module):
 
         same_vit=False also takes gates trained on other weights of the same shape, for a warm start.
         """
-        tensors, config = load_state(path)
+        tensors, config = load_tensors(path)
         if config.get("kind") != "diffmask":
             raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
         placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
-        more = {key: config.get(key, False) for key in ("per_class", "context")}
-        explainer = cls(vit, placeholder, config["hidden"], config["normalise"], **more)
+        kind = {key: config[key] for key in ("hidden", "normalise", "per_class", "context")}
+        explainer = cls(vit, placeholder, **kind)
         mine = explainer.config()
-        for key, value in mine["body"].items():
-            if config["body"][key] != value:
-                raise ValueError(f"{path} is for a ViT with {key} {config['body'][key]}, but this one has {key} {value}.")
-        if same_vit and config["vit"] != mine["vit"]:
+        for key, value in mine["shape"].items():
+            if config["shape"][key] != value:
+                raise ValueError(f"{path} is for a ViT with {key} {config['shape'][key]}, but this one has {key} {value}.")
+        same = same_weights(config["vit"], mine["vit"])
+        if same_vit and not same:
             raise ValueError(
                 f"{path} was trained for a ViT of this shape but with other weights; load those, or pass same_vit=False "
                 "to start a new training from these gates."
             )
-        if explainer.kind == "mean" and config["vit"] != mine["vit"] and "placeholder" in tensors:
+        if explainer.kind == "mean" and not same and "placeholder" in tensors:
             tensors["placeholder"] = explainer.placeholder  # the mean patch as this ViT embeds it, not as the other did
         try:
             explainer.load_state_dict(tensors)
@@ -265,11 +259,3 @@ def standardised(score: Tensor) -> Tensor:
     """Return score (B, h, w) minus its mean in each image, in units of its standard deviation there; 0 where it is constant."""
     spread = score.std((1, 2), keepdim=True)
     return (score - score.mean((1, 2), keepdim=True)) / spread.clamp(min=1e-6)
-
-
-def fingerprint(vit: nn.Module) -> str:
-    """Return a short hash of a ViT's patch embedding, to tell one set of weights from another."""
-    blob = b"".join(
-        w.detach().cpu().to(torch.bfloat16).view(torch.int16).numpy().tobytes() for w in vit.patch_embed.parameters()
-    )
-    return hashlib.blake2b(blob, digest_size=8).hexdigest()

@@ -7,7 +7,6 @@ A gate is a random number z in [0, 1] that is exactly 0 with a probability that 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +55,12 @@ class Gate(nn.Module):
     """Read [h_0 ; h_i] of one patch and say, as a logit, whether to keep it: a perceptron with one hidden layer.
 
     Give it hidden states that went through `normalise`. The hidden states of a trained ViT differ in scale from layer to layer
-    and from patch to patch; as they are, a few large ones saturate the tanh, and the gates shut for good early in training.
+    and from patch to patch. As they are, a few large ones saturate the tanh, and the gates shut for good early in training.
 
     classes: give the gate an output for each class, mixed by the probabilities p that the ViT predicts. A fur-like patch can
-    then be kept in what is taken for a cat and removed from what is taken for a truck, which one output can hardly say.
+    then be kept in what is taken for a cat and removed from what is taken for a truck. One output can hardly say both.
     context: let the gate also read c_i, what the ViT makes of the whole image at that depth: [h_0 ; h_i ; c_i]. Whether one
-    more patch of fur is needed hangs on what else is there, and a patch does not see the others as the head does.
+    more patch of fur is needed depends on what else is there, and a patch does not see the others as the head does.
     """
 
     def __init__(self, width: int, hidden: int, bias: float = 5.0, classes: int | None = None, context: bool = False):
@@ -75,32 +74,20 @@ class Gate(nn.Module):
 
         p: (B, classes), for a gate with classes. context: c_i (B, D), for a gate that reads it.
         """
+        return self.score(self.encode(embedding, state, context), p)
+
+    def encode(self, embedding: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the hidden layer (B, N, hidden). A gate needs no more of h_i than this, so h_i can go."""
         read = [embedding, state] if context is None else [embedding, state, context[:, None].expand_as(state)]
-        each = self.last(torch.tanh(self.first(torch.cat(read, dim=-1))))
-        return each.squeeze(-1) if p is None else (each * p[:, None]).sum(-1)
+        return torch.tanh(self.first(torch.cat(read, dim=-1)))
 
-    def look(self, state: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return W_i h_i + W_c c_i + b, (B, N, hidden): all that a gate needs of h_i, which can then go. See `decide`."""
-        width = state.shape[-1]
-        seen = F.linear(state, self.first.weight[:, width : 2 * width], self.first.bias)
-        return seen if context is None else seen + F.linear(context, self.first.weight[:, 2 * width :])[:, None]
+    def score(self, hidden: Tensor, p: Tensor | None = None) -> Tensor:
+        """Return logits (B, N) from the hidden layer; p: (B, classes), for a gate with classes.
 
-
-def decide(gates: Sequence[Gate], embedding: Tensor, looks: Sequence[Tensor], p: Tensor | None = None) -> Tensor:
-    """Return the logits (B, S, N) of S gates at once: what `forward` does gate by gate, in a few large steps.
-
-    embedding: h_0, (B, N, D); looks: `gate.look(h_i)` of each gate; p: (B, classes) for gates with classes.
-    first([h_0 ; h_i]) = W_0 h_0 + W_i h_i + b, and the W_0 of all gates make one matrix. To mix the outputs by p is to mix
-    their weights, so that an image has one weight vector a gate, however many classes there are.
-    """
-    w_0 = torch.cat([gate.first.weight[:, : embedding.shape[-1]] for gate in gates])  # (S · hidden, D)
-    hidden = F.linear(embedding, w_0).unflatten(-1, (len(gates), -1))  # (B, N, S, hidden)
-    hidden = torch.stack(list(looks), dim=2).add_(hidden).tanh_()
-    last = torch.stack([gate.last.weight for gate in gates])  # (S, classes or 1, hidden)
-    bias = torch.stack([gate.last.bias for gate in gates])  # (S, classes or 1)
-    with torch.autocast(hidden.device.type, enabled=False):  # logits in bfloat16 would have ties where gates are to rank
-        hidden = hidden.float()
-        if p is None:
-            return ((hidden * last[:, 0]).sum(-1) + bias[:, 0]).transpose(1, 2)
-        mixed = torch.einsum("bc,sch->bsh", p, last)  # (B, S, hidden)
-        return torch.einsum("bnsh,bsh->bsn", hidden, mixed) + (p @ bias.T)[..., None]
+        To mix the outputs by p is to mix their weights, so an image has one weight vector, however many classes there are.
+        """
+        weight, bias = self.last.weight, self.last.bias
+        with torch.autocast(hidden.device.type, enabled=False):  # logits in bfloat16 would have ties where gates are to rank
+            if p is None:
+                return F.linear(hidden.float(), weight, bias).squeeze(-1)
+            return torch.einsum("bnd,bd->bn", hidden.float(), p @ weight) + (p @ bias)[:, None]

@@ -1,29 +1,51 @@
-"""Our own trained weights: `pretrained("grid")` gives a ViT and its explainer, without a network.
+"""ViTs and gates: our own trained ones, which need no network, and timm's by name.
 
-They lie in `data/` as safetensors, beside a manifest that says for each file its hash, size, seed, measured scores and the
-command that makes it again.
+`pretrained("grid")` gives a ViT and its explainer. Our files lie in `data/` as safetensors, beside a manifest that says for
+each its hash, size, seed, arithmetic, measured scores and the command that makes it again.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
+import timm
+import timm.data
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from . import classifier
+from .datasets import CIFAR10
 from .diffmask import DiffMask
-from .state import load_state, save_state
+from .vit.inputs import reason
+from .vit.storage import load_tensors
 
-NAMES = tuple(classifier.RECIPES)
+
+def _plain(size: int, patch: int, width: int, depth: int, heads: int, mean: tuple, std: tuple) -> dict[str, Any]:
+    cfg = {"input_size": (3, size, size), "mean": mean, "std": std, "crop_pct": 1.0, "interpolation": "bicubic"}
+    shape = {"img_size": size, "patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": heads}
+    return {"model_name": "vit_tiny_patch16_224", **shape, "num_classes": 10, "pretrained_cfg_overlay": cfg}
+
+
+# Our two ViTs, as arguments of `timm.create_model`; `experiments/train_vit.py` trains them.
+ARCHITECTURES = {
+    "grid": _plain(48, 16, width=64, depth=4, heads=4, mean=(0.5,) * 3, std=(0.5,) * 3),
+    "cifar10": _plain(32, 4, width=128, depth=6, heads=4, mean=CIFAR10.mean, std=CIFAR10.std),
+}
+NAMES = tuple(ARCHITECTURES)
+
+
+# Our own files
 
 
 def folder() -> Path:
-    """Return where the weights lie: inside an installed package, else `data/` of the repository."""
+    """Return where our files lie: inside an installed package, else `data/` of the repository."""
     packed = Path(__file__).parent / "_data"
     return packed if packed.is_dir() else Path(__file__).parents[1] / "data"
 
@@ -40,9 +62,9 @@ def pretrained(
     """
     if name not in NAMES:
         raise ValueError(f"There are no weights {name!r}; there are {', '.join(NAMES)}.")
-    vit = load_vit(checked(f"{name}_vit.safetensors", root), name)
+    vit = load_vit(shipped(f"{name}_vit.safetensors", root), name)
     kind = "plain_gates" if plain and name != "grid" else "gates"
-    return vit, DiffMask.load(checked(gates_file(name, kind, seed), root), vit).eval()
+    return vit, DiffMask.load(shipped(gates_file(name, kind, seed), root), vit).eval()
 
 
 def gates_file(name: str, kind: str = "gates", seed: int = 0) -> str:
@@ -57,51 +79,35 @@ def seeds_of(name: str, kind: str = "gates", root: str | os.PathLike | None = No
 
 
 def load_vit(path: str | os.PathLike, name: str) -> nn.Module:
-    """Return the ViT of recipe `name` with the weights that `save_vit` wrote, or those of a `train-vit` checkpoint."""
-    tensors, meta = load_state(path)
-    found = meta.get("name") or meta.get("run", {}).get("name")
-    if found != name:
-        raise ValueError(f"{path} holds a ViT for {found!r}, not for {name!r}.")
-    tensors = {key.removeprefix("model."): value for key, value in tensors.items() if not key.startswith("optimizer.")}
-    vit = classifier.build(name)
+    """Return our ViT "grid" or "cifar10", in eval mode, with the weights of a file that `experiments/train_vit.py` wrote."""
+    tensors, meta = load_tensors(path)
+    if meta.get("name") != name:
+        raise ValueError(f"{path} holds a ViT for {meta.get('name')!r}, not for {name!r}.")
+    vit = build(name)
     try:
         vit.load_state_dict({key: value.float() for key, value in tensors.items()})
     except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the weights of the {name!r} ViT; make it again with train-vit.") from error
+        raise ValueError(f"{path} does not hold the weights of the {name!r} ViT; make it again with train_vit.py.") from error
     return vit.eval()
 
 
-def save_vit(vit: nn.Module, path: str | os.PathLike, name: str) -> None:
-    """Write a ViT's weights in half precision: half the size, and a relative error of at most 2⁻¹¹ in each."""
-    save_state(path, {key: value.to(torch.float16) for key, value in vit.state_dict().items()}, {"kind": "vit", "name": name})
+def build(name: str) -> nn.Module:
+    """Return our ViT "grid" or "cifar10" untrained, with its normalisation in `pretrained_cfg`."""
+    if name not in NAMES:
+        raise ValueError(f"There is no ViT of ours named {name!r}; there are {', '.join(NAMES)}.")
+    return timm.create_model(**ARCHITECTURES[name])
 
 
 def manifest(root: str | os.PathLike | None = None) -> dict[str, dict]:
-    """Return the manifest: file name -> sha256, bytes, command, seed and measured scores."""
+    """Return the manifest: file name -> sha256, bytes, command, seed, arithmetic and measured scores."""
     path = Path(root or folder()) / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"There is no manifest {path}; it belongs to the repository's data folder.")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def register(path: str | os.PathLike, command: str, seed: int, scores: dict[str, float | str]) -> None:
-    """Enter a weights file into the manifest of its folder."""
-    path = Path(path)
-    listed = manifest(path.parent) if (path.parent / "manifest.json").is_file() else {}
-    listed[path.name] = {
-        "sha256": sha256(path), "bytes": path.stat().st_size, "command": command, "seed": seed, "scores": scores
-    }  # fmt: skip
-    text = json.dumps(dict(sorted(listed.items())), indent=2, ensure_ascii=False) + "\n"
-    (path.parent / "manifest.json").write_text(text, encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """Return the hash of a file, as the manifest holds it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def checked(file: str, root: str | os.PathLike | None = None) -> Path:
-    """Return the path of a weights file, or raise as `pretrained` does where it is missing or altered."""
+def shipped(file: str, root: str | os.PathLike | None = None) -> Path:
+    """Return the path of one of our files, or raise as `pretrained` does where it is missing or altered."""
     root = Path(root or folder())
     entry = manifest(root).get(file)
     if entry is None:
@@ -115,3 +121,65 @@ def checked(file: str, root: str | os.PathLike | None = None) -> Path:
             f"make it with `{entry['command']}`."
         )
     return path
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file, as the manifest holds it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# timm's
+
+
+def make_vit(
+    model: str, shape: dict[str, Any], pretrained: bool = False, weights_file: str | os.PathLike | None = None
+) -> nn.Module:
+    """Return a timm model in eval mode, of the sizes in `shape` (the entry of a file of gates; {} for its own).
+
+    pretrained: with the weights that timm has for it, which needs a network once. weights_file: its state dict, safetensors.
+    Raises `ValueError` or `FileNotFoundError`, one sentence, where timm or the weights file does not give it.
+    """
+    if pretrained and weights_file:
+        raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
+    vit = _timm_model(model, shape, pretrained)
+    if weights_file:
+        _load_weights(vit, weights_file, model)
+    return vit.eval()
+
+
+def _timm_model(model: str, shape: dict[str, Any], pretrained: bool) -> nn.Module:
+    if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
+        near = difflib.get_close_matches(model, timm.list_models(), n=1)
+        raise ValueError(f"timm has no model {model!r}" + (f"; the nearest name is {near[0]!r}." if near else "."))
+    cfg = None if ":" in model else timm.get_pretrained_cfg(model)
+    options = {}
+    if shape.get("size") and (cfg is None or tuple(shape["size"]) != tuple(cfg.input_size[1:])):
+        options["img_size"] = tuple(shape["size"])
+    if shape.get("channels", 3) != 3:
+        options["in_chans"] = shape["channels"]
+    if shape.get("classes") and not pretrained:  # timm would put a new, untrained head on pretrained weights
+        options["num_classes"] = shape["classes"]
+    try:
+        return timm.create_model(model, pretrained=pretrained, **options)
+    except Exception as error:  # timm's models and its hub client raise whatever they meet
+        raise ValueError(f"timm could not make {model} ({reason(error)}).") from error
+
+
+def _load_weights(vit: nn.Module, path: str | os.PathLike, model: str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+    try:
+        vit.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({reason(error)}); write one with safetensors.torch.save_file, since "
+            "nothing is ever unpickled here."
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold the weights of {model} with the head that the gates are for.") from error
+
+
+def class_names(vit: nn.Module) -> Sequence[str]:
+    """Return a word for each class: ImageNet's where timm knows the subset by its number of classes, else "class 0", …"""
+    subset = timm.data.infer_imagenet_subset(vit)
+    return timm.data.ImageNetInfo(subset).label_descriptions() if subset else [f"class {i}" for i in range(vit.num_classes)]

@@ -19,7 +19,7 @@ raises `ValueError` with one sentence, and a method that a ViT cannot have raise
 | `baselines` | `random`, `centre` | nothing: what each other method has to beat |
 
 `blurred` turns any map into one more baseline: a map that does no better than its blurred version owes nothing to detail.
-`benchmarks/attribution_methods.py` prints what each costs in forward passes.
+`experiments/attribution_methods.py` prints what each costs in forward passes.
 """
 
 from .attention import raw_attention, rollout

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import guest, observe_attention
-from .common import Target, check, on_grid, reader
+from .common import Target, on_grid, reader, require_input
 
 
 def head_means(vit: nn.Module, images: Tensor) -> list[Tensor]:
@@ -22,9 +22,9 @@ def raw_attention(vit: nn.Module, images: Tensor, target: Target = None, generat
 
     A ViT whose head pools patches has the mean over the patches as queries instead. `target` makes no difference.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     last = head_means(vit, images)[-1]
-    return on_grid((reader(vit, last)[:, None] @ last).squeeze(1), body)
+    return on_grid((reader(vit, last)[:, None] @ last).squeeze(1), shape)
 
 
 def rollout(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
@@ -33,9 +33,9 @@ def rollout(vit: nn.Module, images: Tensor, target: Target = None, generator: to
     A is the mean over heads; the residual connection is the I. `target` makes no difference. Source: Abnar and Zuidema,
     "Quantifying Attention Flow in Transformers", ACL 2020, arXiv 2005.00928.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     means = head_means(vit, images)
     row = reader(vit, means[-1])
     for attention in reversed(means):  # only one row of the product is wanted, so no matrix is ever multiplied by another
         row = (row + (row[:, None] @ attention).squeeze(1)) / 2
-    return on_grid(row, body)
+    return on_grid(row, shape)

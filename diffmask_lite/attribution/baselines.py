@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .common import Target, check, seeded
+from .common import Target, require_input, seeded
 
 
 def random(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
     """Draw every patch's score anew for each image, uniform in [0, 1)."""
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     generator = seeded(generator)
-    return torch.rand(len(images), *body.grid, generator=generator, device=generator.device).to(images.device)
+    return torch.rand(len(images), *shape.grid, generator=generator, device=generator.device).to(images.device)
 
 
 def centre(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
     """Bet on the middle, where photographers put things: minus the distance to the image's centre, in patches."""
-    body = check(vit, images, target)
-    down, across = (torch.arange(size, device=images.device) - (size - 1) / 2 for size in body.grid)
+    shape = require_input(vit, images, target)
+    down, across = (torch.arange(size, device=images.device) - (size - 1) / 2 for size in shape.grid)
     return -torch.hypot(down[:, None], across[None]).expand(len(images), -1, -1)
 
 

@@ -9,18 +9,17 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_images, check_target
 from ..vit import Anatomy, anatomy, guest
+from ..vit.inputs import require_images, require_target
 
 Target = int | Tensor | None
 
 
-def check(vit: nn.Module, images: Tensor, target: Target) -> Anatomy:
+def require_input(vit: nn.Module, images: Tensor, target: Target) -> Anatomy:
     """Hold a method's input to what fits, and return the ViT's sizes."""
-    body = anatomy(vit)
-    check_images(images, body, vit)
-    check_target(target, body, images)
-    return body
+    shape = require_images(vit, images)
+    require_target(target, shape, images)
+    return shape
 
 
 def classes(logits: Tensor, target: Target) -> Tensor:
@@ -52,31 +51,21 @@ def gradients(vit: nn.Module, images: Tensor) -> Iterator[Tensor]:
             vit.grad_checkpointing = True
 
 
-def mean_patch(vit: nn.Module, body: Anatomy) -> Tensor:
-    """Return the embedding of an image of the mean colour, (N, D): zero after normalisation. It stands for a patch removed."""
-    with torch.no_grad(), guest(vit):
-        grey = next(vit.parameters()).new_zeros(1, body.channels, *body.size)
-        return vit.patch_embed(grey).flatten(1, -2)[0]
-
-
 def reader(vit: nn.Module, tokens: Tensor) -> Tensor:
     """Return one row of weights (B, P + N), of sum 1, on the tokens that the head reads; `tokens` (B, …) gives dtype and B.
 
     That is the class token, or both in a distilled ViT. A head that pools patches reads them all, so there attention is
     averaged over the patches as queries. (The weights of attention pooling differ from image to image; they are not used.)
     """
-    body = anatomy(vit)
-    row = tokens.new_zeros(len(tokens), body.prefix + body.patches)
-    if body.prefix and getattr(vit, "global_pool", "token") == "token":
-        row[:, : 2 if hasattr(vit, "head_dist") else 1] = 1
-    else:
-        row[:, body.prefix :] = 1
+    shape = anatomy(vit)
+    row = tokens.new_zeros(len(tokens), shape.prefix + shape.patches)
+    row[:, slice(shape.class_tokens) if shape.class_tokens else slice(shape.prefix, None)] = 1
     return row / row.sum(1, keepdim=True)
 
 
-def on_grid(scores: Tensor, body: Anatomy) -> Tensor:
+def on_grid(scores: Tensor, shape: Anatomy) -> Tensor:
     """Turn scores of patches (B, N), or of all tokens (B, P + N), into a map (B, h, w)."""
-    scores = scores.detach()[:, -body.patches :].unflatten(1, body.grid)
+    scores = scores.detach()[:, -shape.patches :].unflatten(1, shape.grid)
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 

@@ -9,20 +9,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..vit import anatomy, predict
-from .common import Target, check, classes, gradients, on_grid, pick
+from ..vit import anatomy
+from ..vit.removal import predict_unchecked
+from .common import Target, classes, gradients, on_grid, pick, require_input
 
 
 def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, removal: str | Tensor = "drop") -> Tensor:
     """Return how the log-odds of a class change with how much of each patch is kept: ∂ log(p / (1 − p)) / ∂keep, (B, N).
 
     target: as for all methods, but by default the class predicted where the slope is taken. keep: (B, N) in [0, 1], that
-    place. removal: what a patch fades into, see `vit.predict`; by default nothing. The log-odds rank as p does, but still
+    place. removal: what a patch fades into, see `vit.predict`; by default nothing. Input is not looked at: the methods below
+    and `fit` have. The log-odds rank as p does, but still
     have a slope where p rounds to 1.
     """
     with gradients(vit, images) as pixels:
         keep = keep.detach().clone().requires_grad_()
-        logits = predict(vit, pixels, keep.unflatten(1, anatomy(vit).grid), removal).float()
+        logits = predict_unchecked(vit, pixels, keep.unflatten(1, anatomy(vit).grid), removal).float()
         chosen = classes(logits, target).clone()  # autograd keeps it, which a tensor of inference mode would forbid
         rest = logits.scatter(1, chosen[:, None], float("-inf")).logsumexp(1)
         (slope,) = torch.autograd.grad((pick(logits, chosen) - rest).sum(), keep)
@@ -36,8 +38,8 @@ def gradient_drop(vit: nn.Module, images: Tensor, target: Target = None, generat
     forward and one backward pass, exact for small changes of z. Ours; gradients of attention itself are older, see
     `gradient_attention`.
     """
-    body = check(vit, images, target)
-    return on_grid(keep_slope(vit, images, target, images.new_ones(len(images), body.patches)), body)
+    shape = require_input(vit, images, target)
+    return on_grid(keep_slope(vit, images, target, images.new_ones(len(images), shape.patches)), shape)
 
 
 def integrated_drop(
@@ -48,12 +50,12 @@ def integrated_drop(
     Integrated gradients (Sundararajan et al. 2017) with tokens that are dropped by degrees instead of pixels that fade. The
     slope is steep near t = 0, so the `steps` midpoints are spaced evenly in √t: t = u², dt = 2u du.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     with torch.no_grad():
-        chosen = classes(predict(vit, images), target)
+        chosen = classes(predict_unchecked(vit, images), target)
     total = 0
     for step in range(steps):
         u = (step + 0.5) / steps
-        share = images.new_full((len(images), body.patches), u * u)
+        share = images.new_full((len(images), shape.patches), u * u)
         total = total + keep_slope(vit, images, chosen, share) * (2 * u / steps)
-    return on_grid(total, body)
+    return on_grid(total, shape)

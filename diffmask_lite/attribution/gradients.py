@@ -7,8 +7,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from ..vit import UnfitViT, observe_attention, predict, replace_embedding
-from .common import Target, captum, check, classes, gradients, mean_patch, on_grid, pick, reader
+from ..vit import UnfitViT, mean_patch, observe_attention, replace_embedding
+from ..vit.removal import predict_unchecked
+from .common import Target, captum, classes, gradients, on_grid, pick, reader, require_input
 
 
 def gradient_input(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
@@ -18,7 +19,7 @@ def gradient_input(vit: nn.Module, images: Tensor, target: Target = None, genera
     equals gradient × input on normalised pixels, summed over each patch. Source: Shrikumar et al., "Not Just a Black Box:
     Learning Important Features Through Propagating Activation Differences", 2016, arXiv 1605.01713.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     leaves: list[Tensor] = []
 
     def start_here(state: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def gradient_input(vit: nn.Module, images: Tensor, target: Target = None, genera
     with gradients(vit, images) as pixels, replace_embedding(vit, start_here):
         logits = vit(pixels)
         (slope,) = torch.autograd.grad(pick(logits, classes(logits, target)).sum(), leaves)
-    return on_grid(((leaves[0].detach() - mean_patch(vit, body)) * slope).sum(-1), body)
+    return on_grid(((leaves[0].detach() - mean_patch(vit)) * slope).sum(-1), shape)
 
 
 def grad_cam(
@@ -45,12 +46,12 @@ def grad_cam(
     ever will of the patches, so the last block's own output has gradient 0 at every patch: such a layer is refused.
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv 1610.02391.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     leaves: list[Tensor] = []
 
     def start_here(out: Tensor) -> Tensor:  # the ViT up to here then needs no backward pass
-        if getattr(out, "shape", ())[:-1] != (len(images), body.prefix + body.patches):
-            raise ValueError(f"Grad-CAM needs a layer that gives (B, {body.prefix + body.patches}, D), and {name} does not.")
+        if getattr(out, "shape", ())[:-1] != (len(images), shape.prefix + shape.patches):
+            raise ValueError(f"Grad-CAM needs a layer that gives (B, {shape.prefix + shape.patches}, D), and {name} does not.")
         leaves.append(out.detach().requires_grad_())
         return leaves[-1]
 
@@ -70,13 +71,13 @@ def grad_cam(
             (slope,) = torch.autograd.grad(pick(logits, classes(logits, target)).sum(), leaves)
     finally:
         handle.remove()
-    slope, active = slope[:, body.prefix :], leaves[0].detach()[:, body.prefix :]
+    slope, active = slope[:, shape.prefix :], leaves[0].detach()[:, shape.prefix :]
     if not slope.any():
         raise ValueError(
             f"Every patch has gradient 0 in {name}, since only prefix tokens are read after it; use layer=vit.blocks[-2], or "
             "leave it out for the input of the last attention."
         )
-    return on_grid((slope.mean(1, keepdim=True) * active).sum(-1).relu(), body)
+    return on_grid((slope.mean(1, keepdim=True) * active).sum(-1).relu(), shape)
 
 
 def _leaf(maps: list[Tensor], attention: Tensor) -> None:
@@ -93,7 +94,7 @@ def gradient_attention(
     them. Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
     Transformers", ICCV 2021, arXiv 2103.15679, their rule for self-attention.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     maps: list[Tensor] = []
     with gradients(vit, images) as pixels, observe_attention(vit, lambda _i, attention: _leaf(maps, attention)):
         logits = vit(pixels)
@@ -101,7 +102,7 @@ def gradient_attention(
     row = reader(vit, maps[-1])
     for attention, slope in zip(reversed(maps), reversed(slopes), strict=True):  # one row of the product is all that is wanted
         row = row + (row[:, None] @ (slope * attention.detach()).clamp(min=0).mean(1)).squeeze(1)
-    return on_grid(row, body)
+    return on_grid(row, shape)
 
 
 def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
@@ -112,7 +113,7 @@ def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
     Explainability Method for Vision Transformers via Feature Formation Sensitivity", ICCV 2025, arXiv 2404.03214. The mean
     token is what the authors' code pools; they then stretch each map to [0, 1], which changes no ranking.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     maps: list[Tensor] = []
     each: list[Tensor] = []
 
@@ -121,7 +122,7 @@ def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
 
     def read(_module, _args, out):
         token = out.mean(1, keepdim=True)
-        each.append(vit.forward_head(vit.norm(token.expand(-1, body.prefix + 1, -1))))  # whichever token the head reads
+        each.append(vit.forward_head(vit.norm(token.expand(-1, shape.prefix + 1, -1))))  # whichever token the head reads
 
     with gradients(vit, images) as pixels, ExitStack() as stack:
         stack.enter_context(observe_attention(vit, lambda _i, attention: _leaf(maps, attention)))
@@ -130,7 +131,7 @@ def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
             stack.callback(block.register_forward_hook(read).remove)
         chosen = classes(vit(pixels), target)
         slopes = torch.autograd.grad(sum(pick(logits, chosen).sum() for logits in each), maps)
-    return on_grid(sum(slope.clamp(min=0).mean((1, 2)) for slope in slopes) / body.depth, body)
+    return on_grid(sum(slope.clamp(min=0).mean((1, 2)) for slope in slopes) / shape.depth, shape)
 
 
 def integrated_gradients(
@@ -147,16 +148,16 @@ def integrated_gradients(
     the more `steps`. Through Captum. Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017,
     arXiv 1703.01365.
     """
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
     with gradients(vit, images) as pixels:
-        mean, chosen = mean_patch(vit, body), classes(predict(vit, pixels), target)
-        method = captum().IntegratedGradients(lambda z, x: predict(vit, x, z, mean))
+        mean, chosen = mean_patch(vit), classes(predict_unchecked(vit, pixels), target)
+        method = captum().IntegratedGradients(lambda z, x: predict_unchecked(vit, x, z, mean))
         found = method.attribute(
-            pixels.new_ones(len(pixels), *body.grid),
+            pixels.new_ones(len(pixels), *shape.grid),
             baselines=0,
             target=chosen,
             additional_forward_args=pixels,
             n_steps=steps,
             internal_batch_size=len(pixels),  # one step of all images at a time
         )
-    return on_grid(found.flatten(1), body)
+    return on_grid(found.flatten(1), shape)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..vit import Anatomy, anatomy, predict
-from .common import Target, captum, check, classes, mean_patch, on_grid, pick, seeded
+from ..vit import Anatomy, anatomy, mean_patch
+from ..vit.inputs import require_removal
+from ..vit.removal import predict_unchecked
+from .common import Target, captum, classes, on_grid, pick, require_input, seeded
 
 TOKENS = 4096  # patches in one forward pass on a CPU, which is slower per image with more; a GPU is given 32 times as many
 
 
-def _at_once(images: Tensor, body: Anatomy) -> int:
+def _at_once(images: Tensor, shape: Anatomy) -> int:
     """Return how many masks of every image to ask about in one forward pass."""
     tokens = TOKENS if images.device.type == "cpu" else 32 * TOKENS
-    return max(1, tokens // (len(images) * body.patches))
+    return max(1, tokens // (len(images) * shape.patches))
 
 
 def _log_p(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -28,21 +30,21 @@ def occlusion(vit: nn.Module, images: Tensor, target: Target = None, generator: 
     The logarithm ranks as the probability itself does, but does not saturate. Through Captum. Source: Zeiler and Fergus,
     "Visualizing and Understanding Convolutional Networks", ECCV 2014, arXiv 1311.2901, their square being one patch.
     """
-    body = check(vit, images, target)
-    mean, chosen = mean_patch(vit, body), classes(predict(vit, images), target)
+    shape = require_input(vit, images, target)
+    mean, chosen = mean_patch(vit), classes(predict_unchecked(vit, images), target)
 
     def ask(z: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return _log_p(predict(vit, x, z, mean), y)
+        return _log_p(predict_unchecked(vit, x, z, mean), y)
 
     method = captum().Occlusion(ask)
     found = method.attribute(
-        images.new_ones(len(images), *body.grid),
+        images.new_ones(len(images), *shape.grid),
         sliding_window_shapes=(1, 1),
         baselines=0,
         additional_forward_args=(images, chosen),
-        perturbations_per_eval=min(body.patches, _at_once(images, body)),
+        perturbations_per_eval=min(shape.patches, _at_once(images, shape)),
     )
-    return on_grid(found.flatten(1), body)
+    return on_grid(found.flatten(1), shape)
 
 
 @torch.no_grad()
@@ -58,11 +60,12 @@ def leave_one_out(
     By default the patch's token is dropped, so nothing stands in its place; `removal` as in `vit.predict`. The logarithm ranks
     as the probability itself does, but does not saturate.
     """
-    body = check(vit, images, target)
-    whole = predict(vit, images)
+    shape = require_input(vit, images, target)
+    require_removal(removal, shape, images)
+    whole = predict_unchecked(vit, images)
     chosen = classes(whole, target)
-    left = _masked(vit, images, ~torch.eye(body.patches, dtype=torch.bool, device=images.device), chosen, removal)
-    return on_grid(_log_p(whole, chosen)[:, None] - left, body)
+    left = _masked(vit, images, ~torch.eye(shape.patches, dtype=torch.bool, device=images.device), chosen, removal)
+    return on_grid(_log_p(whole, chosen)[:, None] - left, shape)
 
 
 @torch.no_grad()
@@ -83,22 +86,23 @@ def random_keep(
     """
     if samples < 2:
         raise ValueError(f"random_keep needs at least one pair of masks, but samples is {samples}.")
-    body = check(vit, images, target)
+    shape = require_input(vit, images, target)
+    require_removal(removal, shape, images)
     generator = seeded(generator)
-    order = torch.rand(samples // 2, body.patches, generator=generator, device=generator.device).argsort(1)
-    half = (order < body.patches // 2).to(images.device)
+    order = torch.rand(samples // 2, shape.patches, generator=generator, device=generator.device).argsort(1)
+    half = (order < shape.patches // 2).to(images.device)
     keep = torch.cat([half, ~half])  # (samples, N)
-    chosen = classes(predict(vit, images), target)
+    chosen = classes(predict_unchecked(vit, images), target)
     p = _masked(vit, images, keep, chosen, removal).exp()  # (B, samples)
-    return on_grid(p @ keep.to(p) / keep.sum(0), body)
+    return on_grid(p @ keep.to(p) / keep.sum(0), shape)
 
 
 def _masked(vit: nn.Module, images: Tensor, keep: Tensor, chosen: Tensor, removal: str | Tensor) -> Tensor:
     """Return log p of the chosen classes (B,) with each mask of keep, bool (M, N), on each image: (B, M)."""
-    body, found = anatomy(vit), []
-    for masks in keep.split(_at_once(images, body)):
+    shape, found = anatomy(vit), []
+    for masks in keep.split(_at_once(images, shape)):
         m = len(masks)
         each = images.repeat_interleave(m, 0)
-        logits = predict(vit, each, masks.repeat(len(images), 1).unflatten(1, body.grid), removal)
+        logits = predict_unchecked(vit, each, masks.repeat(len(images), 1).unflatten(1, shape.grid), removal)
         found.append(_log_p(logits, chosen.repeat_interleave(m)).view(-1, m))
     return torch.cat(found, 1)

@@ -18,13 +18,14 @@ from numpy import ndarray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import vit as see
-from ..checks import check_images
 from ..diffmask import DiffMask, kl_divergence
-from ..state import stream
+from ..vit import anatomy
+from ..vit.inputs import REMOVALS, require_images
+from ..vit.randomness import stream
+from ..vit.removal import predict_unchecked
 from .ranking import removal_ranks, stack_maps, tie_orders
 
-REMOVALS = ("drop", "mean", "noise", "placeholder")
+NAMED_REMOVALS = (*REMOVALS, "placeholder")  # of `evaluate`; the last is an explainer's own
 MORF, LERF = range(2)  # most or least relevant first
 P, KL, AGREE = range(3)  # the rows of what `ask` answers
 
@@ -69,14 +70,13 @@ def evaluate(
     The metrics of `scores` are "morf", "lerf" (areas under p of the predicted class over the share removed, by trapezoids),
     "srg", and the three above. Raises `ValueError` on input that does not fit.
     """
-    body = see.anatomy(vit)
-    check_images(images, body, vit)
-    removals = check_removals(removal, vit, explainer)
-    stacked = stack_maps(maps, len(images), body.grid)
+    shape = require_images(vit, images)
+    removals = named_removals(removal, vit, explainer)
+    stacked = stack_maps(maps, len(images), shape.grid)
     if min(steps, orders, batch) < 1 or not all(0 < share < 1 for share in shares):
         raise ValueError("steps, orders and batch must be at least 1, and each of the shares between 0 and 1.")
 
-    n, patches = len(images), body.patches
+    n, patches = len(images), shape.patches
     counts = np.linspace(0, patches, min(steps, patches) + 1).round().astype(int)
     sizes = {f"{100 * share:g}%": max(1, round(share * patches)) for share in shares}
     plan = {int(count): {MORF, LERF} for count in counts}  # patches removed -> the orders to ask about
@@ -125,14 +125,14 @@ def area(p: ndarray, share: ndarray) -> ndarray:
     return (middles * np.diff(share)[:, None, None]).sum(-3)
 
 
-def check_removals(removal: str | Sequence[str], vit: nn.Module, explainer: DiffMask | None) -> dict[str, str | Tensor]:
+def named_removals(removal: str | Sequence[str], vit: nn.Module, explainer: DiffMask | None) -> dict[str, str | Tensor]:
     """Return name -> what `vit.predict` takes, for one removal or several."""
     names = (removal,) if isinstance(removal, str) else tuple(removal)
     for name in names:
-        if name not in REMOVALS:
-            raise ValueError(f"Unknown removal {name!r}: use {', '.join(map(repr, REMOVALS))}.")
+        if name not in NAMED_REMOVALS:
+            raise ValueError(f"Unknown removal {name!r}: use {', '.join(map(repr, NAMED_REMOVALS))}.")
     if not names:
-        raise ValueError(f"Name at least one removal: {', '.join(map(repr, REMOVALS))}.")
+        raise ValueError(f"Name at least one removal: {', '.join(map(repr, NAMED_REMOVALS))}.")
     if "placeholder" not in names:
         return dict(zip(names, names, strict=True))
     if explainer is None:
@@ -147,11 +147,11 @@ def check_removals(removal: str | Sequence[str], vit: nn.Module, explainer: Diff
 def predictions(vit: nn.Module, images: Tensor, batch: int, logits: Tensor | None = None) -> Tensor:
     """Return the ViT's logits on the whole images, (n, classes): those at hand, if they fit, or else by asking."""
     if logits is not None:
-        wanted = (len(images), see.anatomy(vit).classes)
+        wanted = (len(images), anatomy(vit).classes)
         if tuple(logits.shape) != wanted:
             raise ValueError(f"The logits have shape {tuple(logits.shape)}, but these images and this ViT need {wanted}.")
         return logits
-    return torch.cat([see.predict(vit, part) for part in images.split(batch)])
+    return torch.cat([predict_unchecked(vit, part) for part in images.split(batch)])
 
 
 @torch.no_grad()
@@ -170,18 +170,17 @@ def ask(
     The rows are p of the class predicted on the whole image, KL(p(x) ‖ p(masked x)) in nats, and 1 where the class is the
     same. No pair is asked twice: methods often agree, all share the end points, and a map without ties has one order.
     """
-    body = see.anatomy(vit)
-    # Bytes that sort first by the number of patches left, so that dropped tokens leave batches of one length.
-    left, index = (column.numpy().astype(">u4")[:, None].view(np.uint8) for column in (keep.sum(1), which))
-    key = np.concatenate([left, index, np.packbits(keep.numpy(), axis=1)], axis=1)
-    _, first, inverse = np.unique(key.view(f"V{key.shape[1]}")[:, 0], return_index=True, return_inverse=True)
-    which, keep = which[first].to(images.device), keep[first].unflatten(1, body.grid).to(images.device)
+    shape = anatomy(vit)
+    # Sorted first by the number of patches left, so that dropped tokens leave batches of one length.
+    key = torch.cat([keep.sum(1, keepdim=True), which[:, None], keep], dim=1)
+    pairs, inverse = torch.unique(key, dim=0, return_inverse=True)
+    which, keep = pairs[:, 1].to(images.device), pairs[:, 2:].bool().unflatten(1, shape.grid).to(images.device)
     answers = []
     for rows, kept in zip(which.split(batch), keep.split(batch), strict=True):
         if kept.all():
             logits = whole[rows]  # known already
         else:
-            logits = see.predict(vit, images[rows], kept, removal, stream(seed, "noise"))
+            logits = predict_unchecked(vit, images[rows], kept, removal, stream(seed, "noise"))
         target = whole[rows].argmax(1)
         p = logits.double().softmax(1).gather(1, target[:, None])[:, 0]
         answers.append(torch.stack([p, kl_divergence(whole[rows], logits).double(), logits.argmax(1) == target]))

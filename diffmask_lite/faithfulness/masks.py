@@ -8,10 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .. import vit as see
-from ..checks import check_images
 from ..diffmask import DiffMask
-from .curves import AGREE, KL, ask, check_removals, long_table, predictions
+from ..vit.inputs import require_images
+from .curves import AGREE, KL, ask, long_table, named_removals, predictions
 from .ranking import stack_maps
 from .truth import pooled_iou
 
@@ -35,10 +34,9 @@ def mask_scores(
     "agreement", 1 where the kept patches alone give the same class; "kept", the share of patches kept. Only masks that keep
     equally many patches can be ranked by one of these alone.
     """
-    body = see.anatomy(vit)
-    check_images(images, body, vit)
-    removals = check_removals(removal, vit, explainer)
-    stacked = stack_maps(masks, len(images), body.grid, kind="mask")
+    shape = require_images(vit, images)
+    removals = named_removals(removal, vit, explainer)
+    stacked = stack_maps(masks, len(images), shape.grid, kind="mask")
     keep = torch.cat(list(stacked.values())).flatten(2)  # (K, n, N)
     methods = [(name, s) for name, group in stacked.items() for s in range(len(group))]
     which = torch.arange(len(images)).repeat(2 * len(keep))

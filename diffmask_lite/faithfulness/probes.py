@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .. import vit as see
-from ..state import stream
+from ..vit import anatomy
+from ..vit.randomness import stream
 from .ranking import spearman
 from .statistics import Interval, image_weights, interval
 
@@ -102,7 +102,7 @@ def weight_randomisation(
     explain what the ViT learned.
     """
     fresh = copy.deepcopy(vit)
-    grid = see.anatomy(vit).grid
+    grid = anatomy(vit).grid
     stages = list(_cascade(fresh))
     original, tables = None, []
     for stage, weights in tqdm(stages, desc="weights", disable=not progress, file=sys.stdout, leave=False):

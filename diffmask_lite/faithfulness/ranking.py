@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..state import stream
+from ..vit.randomness import stream
 
 
 def stack_maps(maps: Mapping[str, Any], images: int, grid: tuple[int, int], kind: str = "map") -> dict[str, Tensor]:
@@ -72,14 +74,10 @@ def best(maps: Tensor, count: int | Tensor, seed: int = 0) -> Tensor:
 
 def midranks(values: Tensor) -> Tensor:
     """Return ranks from 1 along the last axis, float64; tied values share the mean of their ranks."""
-    ordered, values = values.sort(-1).values, values.contiguous()
-    below = torch.searchsorted(ordered, values)  # how many are smaller
-    up_to = torch.searchsorted(ordered, values, right=True)  # how many are smaller or equal
-    return (below + up_to + 1).double() / 2
+    return torch.from_numpy(rankdata(values.detach().cpu().double().numpy(), axis=-1))
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Return Spearman's rank correlation along the last axis, ties sharing their mean rank; 0 where a side is constant."""
     a, b = (ranks - ranks.mean(-1, keepdim=True) for ranks in (midranks(a), midranks(b)))
-    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
-    return torch.where(scale > 0, (a * b).sum(-1) / scale.clamp_min(1e-12), 0.0)
+    return F.cosine_similarity(a, b, dim=-1, eps=1e-12)

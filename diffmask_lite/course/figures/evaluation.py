@@ -1,0 +1,63 @@
+"""Patches removed one by one, and maps while a ViT forgets its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from ...plots.canvas import WIDTH, Drawing, as_array, as_picture, described, in_house_style, new_figure, overlay
+from ...plots.evaluation import LOOKS
+
+
+@in_house_style
+def removal_steps(picture: Any, orders: Mapping[str, Any], p: Mapping[str, Any]) -> Drawing:
+    """Draw what is left of a picture as patches go one by one, a row an order; under each the probability that is left.
+
+    orders: name -> patches in the order in which they go, int (N,); p: name -> (N + 1,), before any and after each.
+    """
+    picture, words = as_picture(picture), []
+    patches = len(next(iter(orders.values())))
+    grid = _square(patches)
+    side = WIDTH / (patches + 1)
+    figure, axes = new_figure((side * picture.shape[0] / picture.shape[1] + 0.62) * len(orders), len(orders), patches + 1)
+    for line, (name, order) in zip(axes, orders.items(), strict=True):
+        ranks = as_array(order).argsort()
+        for gone, (ax, value) in enumerate(zip(line, as_array(p[name]), strict=True)):
+            overlay(ax, picture, (ranks >= gone).reshape(grid))
+            ax.set_xlabel(f"{value:.2f}")
+        line[0].set_title(name, loc="left")
+        words.append(f"{name}: p goes {', '.join(f'{value:.2f}' for value in as_array(p[name]))}")
+    return described(figure, f"A picture of which patches are removed one by one. {'; '.join(words)}.")
+
+
+def _square(patches: int) -> tuple[int, int]:
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise ValueError(f"A picture drawn patch by patch needs a square grid here, but there are {patches} patches.")
+    return side, side
+
+
+@in_house_style
+def forgetting(table: pd.DataFrame) -> Drawing:
+    """Draw how alike maps stay as a ViT forgets its weights: Spearman's correlation with the trained ViT's map, by stage.
+
+    table: columns method, stage, value, as `weight_randomisation` gives for each method; stages in the table's order.
+    """
+    stages, methods = table["stage"].unique(), table["method"].unique()
+    if len(methods) > len(LOOKS):
+        raise ValueError(f"There are {len(methods)} methods, but only {len(LOOKS)} looks to tell them apart; draw fewer.")
+    means = table.groupby(["method", "stage"])["value"].mean()
+    figure, axes = new_figure(3.8, 1, 1)
+    ax, words = axes[0, 0], []
+    for name, (colour, line) in zip(methods, LOOKS, strict=False):
+        values = means[name][stages]
+        ax.plot(values.to_numpy(), linestyle=line, color=colour, linewidth=2.2, marker="o", markersize=5, label=name)
+        words.append(f"{name} ends at {values.iloc[-1]:.2f}")
+    ax.axhline(0, color="black", linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+    ax.set_xticks(range(len(stages)), stages)
+    ax.set(xlabel="weights forgotten, from the head down to …", ylabel="rank correlation with\nthe trained ViT's map")
+    ax.set_ylim(min(-0.1, means.min() - 0.05), 1.05)
+    figure.legend(loc="outside upper center", ncols=min(len(methods), 4))
+    return described(figure, f"Maps while weights are forgotten, from {stages[0]} to {stages[-1]}: {'; '.join(words)}.")

@@ -1,0 +1,104 @@
+"""The images of each training step: a function of the seed and the place in the run, whatever the data set does.
+
+That is what lets a run go on to the same bits after a stop, with any number of worker processes, and lets several processes
+share its batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ..vit.inputs import require_images
+from ..vit.randomness import stream
+
+
+def epoch_order(length: int, seed: int, start: int, count: int) -> list[int]:
+    """Return dataset indices for positions start … start + count − 1 of an endless run of epochs, each freshly shuffled."""
+    indices: list[int] = []
+    while len(indices) < count:
+        epoch, offset = divmod(start + len(indices), length)
+        order = torch.randperm(length, generator=stream(seed, "order", epoch))
+        indices += order[offset : offset + count - len(indices)].tolist()
+    return indices
+
+
+def hold_out(dataset: Dataset, share: float = 0.04, seed: int = 0) -> tuple[Subset, Subset]:
+    """Split a data set at random into what is learned from and what is held out: a share of the items, but at least two."""
+    count = max(2, round(share * len(dataset)))
+    if count >= len(dataset):
+        raise ValueError(f"Of {len(dataset)} items {count} cannot be held out; give more, or a smaller share.")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Subset(dataset, order[count:]), Subset(dataset, order[:count])
+
+
+def batches(
+    model: nn.Module, dataset: Dataset | Tensor, seed: int, batch: int, rows: slice, steps: range, workers: int
+) -> Iterator[Tensor]:
+    """Yield the images of each step, the rows of its global batch, (B, C, H, W), on whatever device the data set has them.
+
+    Raises `ValueError` naming the step where an item is no image that the ViT takes.
+    """
+
+    def order(step: int) -> list[int]:
+        return epoch_order(len(dataset), seed, step * batch, batch)
+
+    places = ([(step * batch + j, index) for j, index in enumerate(order(step))][rows] for step in steps)
+    seeded, own = Seeded(dataset, seed), torch.Generator()  # its own, or the loader would draw from the caller's
+    loader = iter(DataLoader(seeded, batch_sampler=places, num_workers=workers, collate_fn=torch.stack, generator=own))
+    for step in steps:
+        try:
+            images = next(loader)
+            good = images.isfinite().flatten(1).all(1).tolist()
+            if bad := [index for index, fine in zip(order(step)[rows], good, strict=True) if not fine]:
+                raise ValueError(f"items {bad[:8]} of the data set hold NaN or infinite pixels; repair them or leave them out.")
+            require_images(model, images, any_device=True)
+        except (ValueError, RuntimeError) as error:
+            said = str(error).strip().splitlines()[-1]  # a worker process wraps the error in its own traceback
+            raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
+        yield images
+
+
+class Seeded(Dataset):
+    """Whatever an item draws at random (an augmentation, say) becomes a function of the seed and the place in the run."""
+
+    def __init__(self, dataset: Dataset | Tensor, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: tuple[int, int]) -> Tensor:
+        position, index = place
+        number = stream(self.seed, "item", position).initial_seed()
+        before = random.getstate()
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(number)
+            random.seed(number)
+            try:
+                item = self.dataset[index]
+            finally:
+                random.setstate(before)
+        image = item[0] if isinstance(item, tuple | list) and len(item) > 0 else item
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+            raise ValueError(
+                f"Item {index} of the data set gives {found} where an image (C, H, W) is expected; items must be an image or "
+                "a tuple that begins with one."
+            )
+        return image
+
+
+def digest(dataset: Dataset | Tensor, seed: int, items: int = 16) -> str:
+    """Return a hash of some images of a data set, spread evenly over it: it tells one folder from another of as many files."""
+    found, seeded, count = hashlib.blake2b(digest_size=8), Seeded(dataset, seed), min(items, len(dataset))
+    for place in range(count):
+        image = seeded[0, place * len(dataset) // count].detach().cpu()
+        found.update(f"{image.dtype} {tuple(image.shape)}".encode())
+        found.update(image.contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

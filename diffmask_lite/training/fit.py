@@ -1,0 +1,173 @@
+"""`fit`: train the gates of a DiffMask. What they are to learn, an objective says; see `objective`."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ..diffmask import DiffMask
+from ..vit import explicit_attention
+from ..vit.randomness import stream
+from .checkpoint import deferred_interrupt, load_checkpoint, save_checkpoint
+from .data import batches, digest
+from .distributed import Draw, join
+from .history import History
+from .objective import Constraint, Ranking, Step
+from .optimizer import make_optimizer, set_rate
+
+# The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, code/models/interpretation.py), with a
+# multiplier that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, n, **PUBLISHED["fit"]).
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "explainer": {"placeholder": "learned", "normalise": False},
+    "fit": {"optimizer": "lookahead-rmsprop", "lr": 3e-4, "warmup": 1200, "sparsity": "log", "alpha_bounds": (0.0, 200.0)},
+}
+
+# Gates that rank, as the shipped CIFAR-10 gates do. They drop tokens, read what the ViT makes of the whole image, and learn
+# the order alone; `calibrate` then cuts it where masks have the KL asked for. Where a constraint beside the order is active,
+# both come out worse: masks of the same KL are larger (`experiments/variants.py`). Used as PUBLISHED is.
+RANKED: dict[str, dict[str, Any]] = {
+    "explainer": {"placeholder": "drop", "context": True},
+    "fit": {"objective": Ranking(), "shallowest": -1, "optimizer": "muon", "lr": 0.01, "decay": True},
+}
+
+
+def fit(
+    explainer: DiffMask,
+    dataset: Dataset | Tensor,
+    steps: int,
+    *,
+    objective: Constraint | Ranking | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    lr: float = 3e-3,
+    warmup: int = 50,
+    decay: bool = False,
+    optimizer: str = "adam",
+    shallowest: int = 0,
+    checkpoint: str | os.PathLike | None = None,
+    every: int = 100,
+    watch: Callable[[int], None] | None = None,
+    workers: int = 0,
+    autocast: torch.dtype | None = None,
+    progress: bool = True,
+    **constraint: Any,
+) -> History:
+    """Train the gates (and a learned placeholder) of `explainer` in place and return what happened.
+
+    dataset: items are an image (C, H, W), or a tuple that begins with one; labels are not used.
+    objective: what is learned, by default `Constraint(**constraint)`; so `fit(explainer, data, 800, eps=0.2)` allows 0.2 nats.
+    seed: of data order, depths and gate noise, each a function of (seed, step, index in the batch) alone.
+    lr, warmup, decay: the gates' learning rate, rising over `warmup` steps, then constant or falling to 0 along a cosine.
+    optimizer: "adam"; "muon", at an lr of 0.01 or so, gives gates that rank the better order in as many steps
+        (`experiments/variants.py`); "lookahead-rmsprop", as published.
+    shallowest: the mask of a step is the product of gates 0 … k, with k drawn from this depth on; −1 is the deepest, where all
+        gates always work together. At 0, as published, gate 0 learns a mask that meets the constraint alone, from the patch
+        itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
+    checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
+    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, say.
+    workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT; slow where it is not native.
+
+    Started by `torchrun`, `accelerate launch` or `notebook_launcher`, the processes share each batch evenly and learn what one
+    process would learn from the whole of it; the main one prints and writes the checkpoint.
+    Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
+    `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
+    """
+    vit, shape, weight = explainer.vit, explainer.shape, next(explainer.vit.parameters())
+    objective = _chosen(objective, constraint)
+    _require_settings(dataset, shallowest, shape.states, {"steps": steps, "batch": batch, "lr": lr, "every": every})
+    shallowest, decay = shallowest % shape.states, steps if decay else 0
+    team = join(weight.device)
+    progress &= team.main
+    rows, learner, history = team.rows(batch), make_optimizer(optimizer, explainer, lr), History(objective.eps)
+    run = {
+        "kind": "fit", "objective": type(objective).__name__, **objective.config(), "seed": seed, "batch": batch, "lr": lr,
+        "warmup": warmup, "decay": decay, "optimizer": optimizer, "shallowest": shallowest, "images": len(dataset),
+        "data": digest(dataset, seed), "arithmetic": str(autocast or weight.dtype), "explainer": explainer.config(),
+    }  # fmt: skip
+    found = load_checkpoint(checkpoint, run, steps)
+    if found:
+        explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
+        explainer.cut = None  # it belonged to the gates as they were
+        history.extend(found["history"])
+    objective.start(shape.states, found and found["alphas"])
+    team.start_alike(run, len(history), explainer)
+    left = range(len(history), steps)  # steps still to go
+    bar = tqdm(total=steps, initial=left.start, desc="gates", disable=not progress, file=sys.stdout, leave=False)
+    fused = explicit_attention(vit) if weight.device.type == "cpu" else nullcontext()
+    with bar, fused, deferred_interrupt() as interrupted:
+        for step, images in zip(left, batches(vit, dataset, seed, batch, rows, left, workers), strict=True):
+            images = images.to(weight.device, None if autocast else weight.dtype)
+            draw = Draw(stream(seed, "gates", step), batch, rows, weight.device)
+            k = draw.integer(shallowest, shape.states)  # this step's mask is the product of gates 0 … k
+            uniform = draw.uniform(shape.states, shape.patches)[:, : k + 1]
+            with torch.autocast(weight.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+                logits, gates = explainer.read(images, last=k)
+                terms = objective.terms(Step(explainer, images, logits, gates, uniform, draw))
+            terms["pressed"] = terms["loss"].new_tensor(float(interrupted.is_set()))
+            seen = team.mean(terms)  # of the whole batch; where one process is to stop, all are
+            _require_finite(seen, step)
+            set_rate(learner, step, warmup, decay)
+            learner.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            team.average_gradients(explainer.parameters())
+            learner.step()
+            explainer.cut = None
+            objective.update(k, seen["kl"])
+            history.add(step=step, alpha=objective.alphas[k].item(), layer=k, **seen)
+            bar.set_postfix_str(history.words(), refresh=False)
+            bar.update()
+            history.interrupted = seen["pressed"] > 0
+            pause = (step + 1) % every == 0 or step + 1 == steps
+            if checkpoint and team.main and (pause or history.interrupted):
+                state = {"gates": explainer.state_dict(), "optimizer": learner.state_dict(), "history": history.rows()}
+                save_checkpoint(checkpoint, run, step=step + 1, alphas=objective.alphas.tolist(), **state)
+            if watch and pause and team.main:
+                watch(step + 1)
+            if history.interrupted:
+                break
+    team.wait()
+    if team.main and history.interrupted:
+        print(f"Stopped after step {history.step[-1]}; the gates keep what they learned.")
+    elif progress:
+        print(history.diagnosis())
+    return history
+
+
+def _chosen(objective: Constraint | Ranking | None, constraint: dict[str, Any]) -> Constraint | Ranking:
+    if moved := [name for name in ("rank", "ranking", "masks") if name in constraint]:
+        raise ValueError(
+            f"fit no longer takes {' and '.join(moved)}: choose what is learned by objective, say objective=Ranking() for an "
+            "order of the patches alone."
+        )
+    if objective is not None and constraint:
+        raise ValueError(f"{', '.join(constraint)} would be lost: give it to the objective itself, or leave objective out.")
+    return Constraint(**constraint) if objective is None else objective
+
+
+def _require_settings(dataset: Any, shallowest: int, depths: int, positive: dict[str, float]) -> None:
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
+        raise ValueError(f"fit needs a data set with a length and items by index, but this is a {type(dataset).__name__}.")
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty; give fit at least one image.")
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, but it is {value}.")
+    if not -1 <= shallowest < depths:
+        raise ValueError(f"shallowest is a depth in 0 … {depths - 1}, or −1 for the deepest, but it is {shallowest}.")
+
+
+def _require_finite(seen: dict[str, float], step: int) -> None:
+    if not math.isfinite(seen["loss"]):
+        raise FloatingPointError(
+            f"The loss became {seen['loss']} at step {step} (KL {seen['kl']}), and the gates are those of the step before; try "
+            "a smaller lr, or a wider autocast dtype."
+        )

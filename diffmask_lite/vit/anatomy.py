@@ -1,0 +1,156 @@
+"""Does a model fit, and what are its sizes? One probe forward pass answers both.
+
+A ViT is a guest: `guest` holds it in eval mode without gradients and puts back every flag, also after an exception.
+Shapes are written B (batch), N (patches), D (width), L (blocks) and P (prefix tokens: class, distillation, registers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+
+class UnfitViT(ValueError):
+    """The model is not a ViT whose patches can be followed from `patch_embed` through every block."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What one probe forward showed of a ViT."""
+
+    channels: int
+    size: tuple[int, int]  # H, W of the images it takes, in pixels
+    grid: tuple[int, int]  # h, w of its patch grid
+    prefix: int  # P: tokens in front of the patches
+    width: int  # D
+    depth: int  # L
+    classes: int
+    patch: tuple[int, int]  # pixels of one patch; patches start at the top left, and pixels beyond h or w of them are not seen
+    class_tokens: int  # how many prefix tokens the head reads; 0 where it pools the patches
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def states(self) -> int:
+        """Number of hidden states: h_0 (patch embedding), h_1 … h_L (block inputs), h_{L+1} (last output)."""
+        return self.depth + 2
+
+
+_known: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
+
+
+def anatomy(model: nn.Module, refresh: bool = False) -> Anatomy:
+    """Probe a ViT with one forward pass and return its sizes; the answer is remembered for the model's life.
+
+    Pass `refresh=True` after surgery on the model (another head, another image size). Raises `UnfitViT` with the reason
+    where the model does not fit: patches must come out of `patch_embed` as (B, N, D) or (B, h, w, D), every block of `blocks`
+    must take (B, P + N, D) with P = `num_prefix_tokens`, and the head must have at least two classes.
+    """
+    if not isinstance(model, nn.Module):
+        raise _unfit(model, "it is not a torch module")
+    # Not remembered: compiling in place can come later, and hooks then stop firing without an error.
+    if any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in model.modules()):
+        raise _unfit(model, "it is compiled, and hooks do not fire in compiled code (pass the model from before torch.compile)")
+    if refresh or model not in _known:
+        _known[model] = _probe(model)
+    return _known[model]
+
+
+def _unfit(model: object, reason: str) -> UnfitViT:
+    name = type(model).__name__
+    return UnfitViT(f"{name} does not fit: {reason}; pass a plain timm ViT such as vit_tiny_patch16_224.")
+
+
+def _probe(model: nn.Module) -> Anatomy:
+    def unfit(reason: str) -> UnfitViT:
+        return _unfit(model, reason)
+
+    if hasattr(model, "module"):
+        raise unfit("it is a wrapper (pass the ViT inside it, its `.module`)")
+    embed, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", None)
+    if not isinstance(embed, nn.Module) or not isinstance(blocks, nn.Sequential | nn.ModuleList):
+        raise unfit("it has no `patch_embed` followed by a list of `blocks`")
+    prefix, classes = getattr(model, "num_prefix_tokens", None), getattr(model, "num_classes", 0)
+    if prefix is None:
+        raise unfit("it does not say how many prefix tokens it has (`num_prefix_tokens`)")
+    if classes < 2:
+        raise unfit(f"its head has {classes} outputs, and a class distribution needs at least two")
+
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    size = getattr(embed, "img_size", None) or cfg.get("input_size", (3, 224, 224))[1:]
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    # The first convolution sees the pixels; in a hybrid ViT that is not `proj`, but the stem of a CNN.
+    channels = next((m.in_channels for m in embed.modules() if isinstance(m, nn.Conv2d)), cfg.get("input_size", (3,))[0])
+    weight = next(model.parameters())
+    image = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(weight)
+
+    seen: dict[str, tuple[int, ...]] = {}
+    with guest(model), torch.no_grad(), ExitStack() as stack:
+        stack.callback(embed.register_forward_hook(lambda _m, _a, out: _note(seen, "embed", out)).remove)
+        for i, block in enumerate(blocks):
+            stack.callback(block.register_forward_pre_hook(lambda _m, a, i=i: _note(seen, f"block {i}", *a[:1])).remove)
+        stack.callback(blocks[-1].register_forward_hook(lambda _m, _a, out: _note(seen, "last", out)).remove)
+        try:
+            logits = model(image)
+        except Exception as error:
+            raise unfit(f"one forward pass on a {channels} × {size[0]} × {size[1]} image failed ({error})") from error
+
+    shape = seen.get("embed")
+    if shape is None or len(shape) not in (3, 4) or shape[0] != 1:
+        raise unfit(f"`patch_embed` gave {_words(shape)}, not (B, N, D) or (B, h, w, D)")
+    grid = shape[1:3] if len(shape) == 4 else tuple(getattr(embed, "grid_size", None) or ())
+    width, patches = shape[-1], torch.Size(shape[1:-1]).numel()
+    if len(grid) != 2 or grid[0] * grid[1] != patches:
+        raise unfit(f"its {patches} patches do not lie on the grid {grid} that `patch_embed.grid_size` gives")
+    expected = (1, prefix + patches, width)
+    for place in [f"block {i}" for i in range(len(blocks))] + ["last"]:
+        if seen.get(place) != expected:
+            where = "the last block gave" if place == "last" else f"{place} takes"
+            raise unfit(f"{where} {_words(seen.get(place))}, not {expected} (prefix tokens + patches)")
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, classes):
+        raise unfit(f"it does not return logits of shape (B, {classes})")
+    if hasattr(embed, "feat_ratio"):
+        patch = embed.feat_ratio(as_scalar=False)
+    else:
+        patch = (size[0] // grid[0], size[1] // grid[1])
+    class_tokens = 0
+    if prefix and getattr(model, "global_pool", "token") == "token":
+        class_tokens = 2 if hasattr(model, "head_dist") else 1  # a distilled ViT has a second token with a head of its own
+    return Anatomy(channels, size, tuple(grid), prefix, width, len(blocks), classes, tuple(patch), class_tokens)
+
+
+def _note(seen: dict[str, tuple[int, ...]], key: str, value: object = None) -> None:
+    seen[key] = tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _words(shape: tuple[int, ...] | None) -> str:
+    return "nothing (its hook never fired)" if shape is None else "no tensor" if shape == () else f"the shape {shape}"
+
+
+@contextmanager
+def guest(model: nn.Module) -> Iterator[nn.Module]:
+    """Hold a model in eval mode with its weights' gradients off, then put back every flag as it was.
+
+    Only flags that have to change are touched, so entering costs little beside a forward pass: under `torch.no_grad` the
+    weights need none of it.
+    """
+    training = [module for module in model.modules() if module.training]
+    learning = [weight for weight in model.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
+    try:
+        for module in training:
+            module.training = False
+        for weight in learning:
+            weight.requires_grad_(False)
+        yield model
+    finally:
+        for module in training:
+            module.training = True
+        for weight in learning:
+            weight.requires_grad_(True)

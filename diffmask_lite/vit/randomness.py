@@ -1,0 +1,17 @@
+"""Random numbers that are a function of (seed, purpose, step), never of what was drawn before.
+
+So a resumed training draws what the uninterrupted one would have drawn, and two processes can each compute their part of one
+global batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def stream(seed: int, *where: int | str) -> torch.Generator:
+    """Return a CPU generator that depends on (seed, where) alone, for example `stream(0, "noise", step)`."""
+    digest = hashlib.blake2b(repr((seed, *where)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -1,0 +1,64 @@
+"""Write the tables of results: text that is the same from the same numbers, in files that are replaced in one step.
+
+`diffmask_lite.course.results` reads them; `data/README.md` says what each column holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from diffmask_lite.course.results import KEYS, TABLES, read
+from diffmask_lite.vit.storage import replacing
+
+
+def write(path: str | os.PathLike, text: str) -> None:
+    """Write a file in one step: a kill leaves the old one."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def save(name: str, tables: dict[str, pd.DataFrame], about: dict, root: str | os.PathLike) -> list[Path]:
+    """Write the wide tables of a comparison, by the names in `TABLES`, and its sidecar; return the files."""
+    paths = [Path(root) / f"{name}{ending}" for ending in (*TABLES.values(), ".json")]
+    texts = [text(tables[table]) for table in TABLES] + [sidecar(about)]
+    for path, content in zip(paths, texts, strict=True):
+        write(path, content)
+    return paths
+
+
+def merge(path: str | os.PathLike, table: pd.DataFrame, about: dict[str, int | str]) -> None:
+    """Put a table into a file of several: its rows, marked by the columns `about`, replace those that are marked alike."""
+    path = Path(path)
+    marked = table.assign(**about)[[*about, *table.columns]]
+    if path.is_file():
+        old = read(path)
+        alike = (old[list(about)] == pd.Series(about)).all(axis=1)
+        marked = pd.concat([old[~alike], marked]).sort_values([*about, table.columns[0]])
+    write(path, text(marked))
+
+
+def wide(scores: pd.DataFrame) -> pd.DataFrame:
+    """Undo `long`: one column a metric, in the order of their first appearance, as the rows are."""
+    keys = [key for key in KEYS if key in scores]
+    metrics = scores["metric"].unique()
+    table = scores.pivot(index=keys, columns="metric", values="value")[metrics]
+    rows = pd.MultiIndex.from_frame(scores[keys].drop_duplicates())
+    return table.reindex(rows).rename_axis(columns=None).reset_index()
+
+
+def text(table: pd.DataFrame) -> str:
+    """Return a table as CSV, numbers rounded to four decimals and without zeros at the end."""
+
+    def rounded(value: float) -> str:
+        return f"{value:z.4f}".rstrip("0").rstrip(".")  # z: no minus on a zero
+
+    return table.to_csv(index=False, lineterminator="\n", float_format=rounded)
+
+
+def sidecar(about: dict) -> str:
+    """Return what was measured as JSON."""
+    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
