@@ -182,7 +182,7 @@ class DiffMask(nn.Module):
         with torch.inference_mode():  # cheaper than no_grad, small operations above all
             prediction, logits = self.read(images, None if depth is None else depth + 1, stop=depth is not None)
         prediction = None if prediction is None else prediction.clone()  # ordinary tensors again
-        each = log_open(logits.clone())  # (B, L + 2, N)
+        each = log_open(logits)  # (B, L + 2, N)
         log_mask = each.sum(1).unflatten(1, self.shape.grid)  # a patch stays only if every layer keeps it
         score, layers = log_odds(log_mask), each.exp().unflatten(2, self.shape.grid)
         mask = log_mask.exp()
@@ -204,12 +204,14 @@ class DiffMask(nn.Module):
         logits: that prediction, (B, classes), if it is at hand (`result.logits`); else one more forward pass finds it.
         removal: what stands for the other patches, by default this explainer's placeholder; see `vit.predict`.
         """
-        if isinstance(keep, Tensor) and keep.dtype != torch.bool:
-            raise ValueError(f"verify scores a hard mask, so keep must be bool, but it is {keep.dtype}; use mask > 0.5.")
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+            kind = keep.dtype if isinstance(keep, Tensor) else f"a {type(keep).__name__}"
+            raise ValueError(f"verify scores a hard mask, so keep must be a bool tensor, but it is {kind}; use mask > 0.5.")
         masked = predict(self.vit, images, keep, self.placeholder if removal is None else removal)
         logits = predict_unchecked(self.vit, images) if logits is None else logits
         agree = logits.argmax(-1) == masked.argmax(-1)
-        return Check(kl_divergence(logits, masked), agree, keep.flatten(1).float().mean(1), masked)
+        kl = kl_divergence(logits, masked).clamp(min=0)  # rounding can leave −1e-8
+        return Check(kl, agree, keep.flatten(1).float().mean(1), masked)
 
     def config(self) -> dict:
         """What a weights file must say besides numbers, so that it can only be loaded where it fits."""

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         train, held_out = hold_out(train)
         images, log = torch.stack([image for image, *_ in held_out]), checkpoint.with_suffix(".csv")
         settings |= {"every": EVERY, "watch": Validation(explainer, images, options.eps or CUT_EPS, file=log)}
-    elif options.eps:
+    elif options.eps is not None:
         settings |= {"eps": options.eps}
     history = fit(explainer, train, seed=options.seed, checkpoint=checkpoint, **settings)
     if history.interrupted:

@@ -1,6 +1,6 @@
 """What makes a DiffMask rank as well as select? Each variant is trained, and judged on training images that it never saw.
 
-    python experiments/variants.py                     everything, and writes data/results/ranking_variants.csv
+    python experiments/variants.py                     everything, and writes data/results/variants.csv
     python experiments/variants.py --seeds 0           one seed
     python experiments/variants.py --variants plain "all, slope"
 
@@ -135,11 +135,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "three times as long": ({}, PLAIN, 3),
     "masked-out term": ({}, {"objective": Both(destroyed)}, 1),
     "dropped tokens": ({"placeholder": "drop"}, PLAIN, 1),
-    "all": (
-        SEES,
-        DEEP | PLAIN,
-        1,
-    ),  # gates per class that read the class token too, dropped tokens, full depth; no ranking term
+    # gates per class that read the class token too, dropped tokens, full depth; no ranking term
+    "all": (SEES, DEEP | PLAIN, 1),
     "all, top-m": (SEES, DEEP | {"objective": Both(top_m)}, 1),
     "all, worth": (SEES, DEEP | {"objective": Both(by_worth)}, 1),
     "all, slope": (SEES, DEEP | {"objective": Both(by_slope)}, 1),
@@ -163,7 +160,7 @@ def main() -> int:
     options.add_argument("--data", type=Path, help="folder of data sets (default: $DIFFMASK_DATA)")
     options.add_argument("--vit", type=Path, default=folder() / "cifar10_vit.safetensors", help="default: %(default)s")
     options.add_argument("--work", type=Path, default=Path("build/variants"), help="default: %(default)s")
-    options.add_argument("--out", type=Path, default=folder() / "results" / "ranking_variants.csv", help="default: %(default)s")
+    options.add_argument("--out", type=Path, default=folder() / "results" / "variants.csv", help="default: %(default)s")
     options.add_argument("--fresh", action="store_true", help="train what is in --work already, too")
     options = options.parse_args()
 

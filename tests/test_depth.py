@@ -1,13 +1,10 @@
-"""The verdict on depth, on tables whose answer is known, and the table that is stored."""
-
-import json
+"""The verdict on depth, on tables whose answer is known."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from diffmask_lite import results, weights
-from diffmask_lite.faithfulness.depth import BETTER, against_full_depth, as_good_from
+from diffmask_lite.course.depth import BETTER, against_full_depth, as_good_from
 
 
 def table(offsets, images=100):
@@ -22,15 +19,8 @@ def table(offsets, images=100):
 
 @pytest.mark.parametrize(
     ("offsets", "depth"),
-    [
-        ([-1, -1, 0, 0], 2),
-        ([-1, 0, -1, 0], 3),
-        ([0, 0, 0, 0], 0),
-        ([-1, -0.001, 0, 0], 1),
-        ([1, 1, -1, 0], 3),
-        ([1, 0.5, 0, 0], 0),
-    ],
-)
+    [([-1, -1, 0, 0], 2), ([-1, 0, -1, 0], 3), ([0] * 4, 0), ([-1, -0.001, 0, 0], 1), ([1, 1, -1, 0], 3), ([1, 0.5, 0, 0], 0)],
+)  # fmt: skip
 def test_the_depth_from_which_on_nothing_is_worse(offsets, depth):
     assert as_good_from(table(offsets)) == depth
 
@@ -46,26 +36,10 @@ def test_one_worse_metric_is_enough_and_its_sign_counts(metric):
     assert as_good_from(found) == 0
 
 
-def test_a_certain_difference_within_the_margin_does_not_count():
+def test_a_certain_difference_within_the_margin_does_not_count_and_differences_are_paired():
     found = table([0, 0, 0])
     found["kept"] = 0.4 + 0.008 * (found.depth == 0)
     assert as_good_from(found) == 0 and as_good_from(found, margin=0.005) == 1
-
-
-def test_differences_are_paired():
-    """What makes one image harder than another is a hundred times the difference, and cancels."""
-    found = table([-0.1, 0, 0])
+    found = table([-0.1, 0, 0])  # what makes one image harder than another is a hundred times this difference, and cancels
     found["kl"] += 100 * np.tile(np.random.default_rng(1).normal(size=100), 3)
     assert bool(against_full_depth(found).query("metric == 'kl' and depth == 0").worse.iloc[0])
-
-
-def test_the_stored_table_is_of_the_shipped_weights():
-    about = json.loads((results.folder() / "depth.json").read_text("utf-8"))
-    for file, digest in about["weights"].items():
-        assert weights.manifest()[file]["sha256"] == digest, f"{file} has changed; run {about['command']}"
-    stored = results.read(results.folder() / "depth.csv")
-    for task, blocks in (("grid", 4), ("cifar10", 6)):
-        rows = stored[stored.task == task]
-        assert sorted(rows.depth.unique()) == list(range(blocks + 1)) and rows.groupby("depth").image.nunique().eq(200).all()
-        cost = rows.groupby("depth").cost.first()
-        assert cost.is_monotonic_increasing and cost[0] < 0.5

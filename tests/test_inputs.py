@@ -1,10 +1,14 @@
-"""Bad input is refused in one clear sentence, wherever images or masks come in, and good input is not."""
+"""Input is looked at once, wherever it comes in: bad input is refused in one clear sentence, and good input is not."""
+
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from diffmask_lite import vit as see
+from diffmask_lite import DiffMask
+from diffmask_lite.vit import attention_maps, hidden_states, pixel_range, predict
+from diffmask_lite.vit.inputs import require_images
 from families import assert_one_sentence, build, shared, some_images, some_keep
 
 VIT = shared("vit")
@@ -44,26 +48,47 @@ def assert_refused(caught, words):
 @pytest.mark.parametrize("images, error, words", BAD_IMAGES.values(), ids=BAD_IMAGES)
 def test_images_are_refused(images, error, words):
     with pytest.raises(error) as caught:
-        see.predict(VIT, images)
+        predict(VIT, images)
     assert_refused(caught, words)
 
 
-@pytest.mark.parametrize("look", [see.hidden_states, see.attention_maps])
-def test_every_way_in_is_guarded(look):
+WAYS_IN = {
+    "predict": lambda x: predict(VIT, x),
+    "predict_masked": lambda x: predict(VIT, x, KEEP, "mean"),
+    "hidden_states": lambda x: hidden_states(VIT, x),
+    "attention_maps": lambda x: attention_maps(VIT, x),
+    "explain": lambda x: DiffMask(VIT).explain(x),
+    "explain_depth": lambda x: DiffMask(VIT).explain(x, depth=1),
+    "verify": lambda x: DiffMask(VIT).verify(x, KEEP, torch.zeros(3, 10)),
+    "verify_without_logits": lambda x: DiffMask(VIT).verify(x, KEEP),
+}
+
+
+@pytest.mark.parametrize("ask", WAYS_IN.values(), ids=WAYS_IN)
+def test_every_way_in_looks_at_images_once(ask, monkeypatch):
     with pytest.raises(ValueError, match="hold NaN"):
-        look(VIT, with_pixel(float("nan")))
+        ask(with_pixel(float("nan")))
+    looks = []
+
+    def counted(model, images, **options):
+        looks.append(images)
+        return require_images(model, images, **options)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("diffmask_lite") and getattr(module, "require_images", None) is require_images:
+            monkeypatch.setattr(module, "require_images", counted)
+    ask(IMAGES)
+    assert len(looks) == 1
 
 
 PLACEHOLDER = torch.zeros(48)
 BAD_MASKS = {
     "list": (KEEP.tolist(), "mean", TypeError, "mask must be a tensor (B, h, w), but this is a list"),
     "flat": (KEEP.flatten(1), "mean", ValueError, "shape (3, 16), but 3 images on a 4 × 4 patch grid need (3, 4, 4)"),
-    "of_pixels": (torch.ones(3, 64, 64, dtype=torch.bool), "mean", ValueError, "need (3, 4, 4)"),
     "other_batch": (KEEP[:2], "mean", ValueError, "shape (2, 4, 4), but 3 images"),
     "device": (KEEP.to("meta"), "mean", ValueError, "the mask is on meta, but the images are on cpu"),
     "int_drop": (KEEP.long(), "drop", ValueError, 'removal "drop" takes whole patches away, so the mask must be bool'),
     "float_mean": (KEEP.float(), "mean", ValueError, "the mask must be bool, but it is torch.float32"),
-    "int_noise": (KEEP.long(), "noise", ValueError, "the mask must be bool, but it is torch.int64"),
     "unknown_removal": (KEEP, "blur", ValueError, "unknown removal 'blur'"),
     "no_removal": (KEEP, None, ValueError, "unknown removal None"),
     "array_removal": (KEEP, np.zeros(2), ValueError, "unknown removal array("),
@@ -77,31 +102,32 @@ BAD_MASKS = {
 @pytest.mark.parametrize("keep, removal, error, words", BAD_MASKS.values(), ids=BAD_MASKS)
 def test_masks_and_removals_are_refused(keep, removal, error, words):
     with pytest.raises(error) as caught:
-        see.predict(VIT, IMAGES, keep, removal)
+        predict(VIT, IMAGES, keep, removal)
     assert_refused(caught, words)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64, torch.int64])
-def test_a_placeholder_takes_masks_of_any_type(dtype):
-    logits = see.predict(VIT, IMAGES, KEEP.to(dtype), PLACEHOLDER)
-    torch.testing.assert_close(logits, see.predict(VIT, IMAGES, KEEP, PLACEHOLDER))
+def test_a_placeholder_takes_masks_of_any_type_and_may_have_another_itself(dtype):
+    wanted = predict(VIT, IMAGES, KEEP, PLACEHOLDER)
+    torch.testing.assert_close(predict(VIT, IMAGES, KEEP.to(dtype), PLACEHOLDER), wanted)
+    torch.testing.assert_close(predict(VIT, IMAGES, KEEP.to(dtype), PLACEHOLDER.double()), wanted)
 
 
 @pytest.mark.parametrize("family", ["vit", "siglip", "clip"])
 def test_black_white_and_three_times_as_bright_are_fine(family):
     model = shared(family)
-    low, high = see.pixel_range(model)
+    low, high = pixel_range(model)
     for level in (low, high, 3 * high):
-        assert see.predict(model, level.expand(1, 3, 64, 64)).isfinite().all()
+        assert predict(model, level.expand(1, 3, 64, 64)).isfinite().all()
 
 
 def test_half_precision_and_autocast_are_fine():
     half = build("vit").bfloat16()
-    assert see.predict(half, IMAGES.bfloat16(), KEEP, "drop").dtype == torch.bfloat16
-    assert see.predict(half, IMAGES.bfloat16(), KEEP, PLACEHOLDER).dtype == torch.bfloat16
+    assert predict(half, IMAGES.bfloat16(), KEEP, "drop").dtype == torch.bfloat16
+    assert predict(half, IMAGES.bfloat16(), KEEP, PLACEHOLDER).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         for removal in ("drop", "mean", "noise", PLACEHOLDER):
-            assert see.predict(VIT, IMAGES, KEEP, removal).isfinite().all()
+            assert predict(VIT, IMAGES, KEEP, removal).isfinite().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -111,8 +137,8 @@ def test_a_gpu_gives_what_the_cpu_gives(family):
     images, keep = some_images(model), some_keep(model, [3, 0, 7])
     for removal in ("drop", "mean", "noise", PLACEHOLDER):
         far = removal.cuda() if isinstance(removal, torch.Tensor) else removal
-        logits = see.predict(there, images.cuda(), keep.cuda(), far)
-        expected = see.predict(model, images, keep, removal)
+        logits = predict(there, images.cuda(), keep.cuda(), far)
+        expected = predict(model, images, keep, removal)
         torch.testing.assert_close(logits.cpu(), expected, rtol=0, atol=0.05)  # convolutions may run in TF32
     with pytest.raises(ValueError, match="Images are on cpu, but the ViT is on cuda:0"):
-        see.predict(there, images)
+        predict(there, images)

@@ -1,61 +1,219 @@
-"""The stored tables are whole, and were measured on the weights that are shipped."""
+"""The stored tables are whole, were measured on the weights that are shipped, and a few of their rows come out again."""
 
+import json
+from collections import Counter
+from functools import cache
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torchvision.datasets import ImageFolder
 
+import compare
+import depth
+import paper_curves
 import seed_agreement
-import training_lessons
-from diffmask_lite.datasets import ColourGrid, cat_photograph, preprocess
-from diffmask_lite.diffmask import fingerprint
-from diffmask_lite.history import COLUMNS
-from diffmask_lite.weights import folder, load_vit, pretrained
+from compare import COMPARED, GATE_KINDS, Comparison, prepare
+from diffmask_lite import attribution, faithfulness, weights
+from diffmask_lite.course import results
+from diffmask_lite.course.results import read
+from diffmask_lite.datasets import CIFAR10, ColourGrid, cat_photograph, data_root, load_image, preprocess
+from diffmask_lite.training import hold_out
+from diffmask_lite.training.history import COLUMNS
+from diffmask_lite.vit import fingerprint
+from tables import wide
+from train_gates import GATE_RECIPES
+from training_lessons import EVERY, RUNS
+from variants import AFTERWARDS, VARIANTS
 
-SCORES = pd.read_csv(folder() / "results" / "training_scores.csv")
-SEED_MASKS = pd.read_csv(folder() / "results" / "seed_masks.csv", dtype={"image": str})
-HISTORIES = pd.read_csv(folder() / "results" / "training_histories.csv")
-
-
-@pytest.mark.parametrize("task", ["grid", "cifar10"])
-def test_trainings_were_measured_on_the_shipped_vit(task):
-    vit = load_vit(folder() / f"{task}_vit.safetensors", task)
-    stale = "remove data/results/training_*.csv and run python benchmarks/training_lessons.py"
-    assert set(SCORES.vit[SCORES.task == task]) == {fingerprint(vit)}, stale
-
-
-@pytest.mark.parametrize("table", ["vit_depth", "vit_removals"])
-def test_tables_of_notebook_01_were_measured_on_the_shipped_vit(table):
-    vit = load_vit(folder() / "cifar10_vit.safetensors", "cifar10")
-    found = pd.read_csv(folder() / "results" / f"{table}.csv")
-    assert set(found["vit"]) == {fingerprint(vit)}, "run python benchmarks/vit_internals.py"
+FOLDER = results.folder()
+COMPARISONS = {"grid": "grid", "cifar10": "cifar10", paper_curves.NAME: "cifar10"}
 
 
-@pytest.mark.parametrize("task", ["grid", "cifar10"])
-def test_masks_of_seeds_were_drawn_by_the_shipped_weights(task):
+def sidecar(name):
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+
+
+@cache
+def vit(name):
+    return weights.pretrained(name)[0]
+
+
+@cache
+def shown(name):
+    """The images that comparisons are made with; skips where they are missing, or not those of the stored tables."""
+    about = sidecar(name)
+    try:
+        task = prepare(name, about["images"], seed=about["seed"])
+    except FileNotFoundError as error:
+        pytest.skip(f"Skipped: {error}")
+    if task.source != about["source"]:
+        pytest.skip(f"Skipped: the table is of source {about['source']!r}; put that copy of CIFAR-10 under $DIFFMASK_DATA")
+    return task
+
+
+# Stale or not
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparisons_were_measured_on_the_shipped_weights_with_all_methods(name):
+    task, about, listed, stale = (
+        COMPARISONS[name],
+        sidecar(name),
+        weights.manifest(),
+        f"stale; run `{sidecar(name)['command']}`",
+    )
+    assert about["vit"]["fingerprint"] == fingerprint(vit(task)), stale
+    assert about["vit"]["sha256"] == listed[f"{task}_vit.safetensors"]["sha256"], stale
+    files = [weights.gates_file(task, kind, seed) for kind in GATE_KINDS.values() for seed in weights.seeds_of(task, kind)]
+    assert [(entry["file"], entry["sha256"]) for entry in about["gates"]] == [(f, listed[f]["sha256"]) for f in files], stale
+    gates = {entry["method"] for entry in about["gates"]}
+    assert about["methods"] == [method for method in COMPARED if method not in GATE_KINDS or method in gates], stale
+
+
+def test_all_other_tables_were_measured_on_the_shipped_weights():
+    for file, digest in sidecar("depth")["weights"].items():
+        assert weights.manifest()[file]["sha256"] == digest, f"{file} has changed; run {sidecar('depth')['command']}"
+    for table in ("vit_depth", "vit_removals", "variants"):
+        assert set(read(FOLDER / f"{table}.csv")["vit"]) == {fingerprint(vit("cifar10"))}, f"{table}.csv is stale"
+    assert set(read(FOLDER / "variants.csv")["variant"]) == {*VARIANTS, *AFTERWARDS}
+    for table in ("training_scores", "seed_masks"):
+        rows = pd.read_csv(FOLDER / f"{table}.csv").groupby("task")["vit"].unique()
+        assert {task: list(found) for task, found in rows.items()} == {n: [fingerprint(vit(n))] for n in weights.NAMES}, table
+
+
+# Whole or not
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparisons_have_every_row_once_and_curves_of_the_areas_that_are_scored(name):
+    about, table, curves = sidecar(name), read(FOLDER / f"{name}.csv"), read(FOLDER / f"{name}_curves.csv")
+    gates = Counter(entry["method"] for entry in about["gates"])
+    wanted = ["noise"] if name == paper_curves.NAME else ["drop", "mean", "noise"]
+    assert list(table["method"].unique()) == about["methods"] and table.notna().all(axis=None) and about["images"] >= 100
+    assert list(table["removal"].unique()) == about["removals"] and set(wanted) <= set(about["removals"])
+    for method, rows in table.groupby("method"):
+        seeds = compare.DRAWS if method == "random" else gates.get(method.removeprefix(compare.BLUR), 1)
+        assert len(rows) == seeds * len(about["removals"]) * about["images"], method
+        assert not rows.duplicated(results.KEYS[1:]).any(), method
+    np.testing.assert_allclose(table["srg"], table["lerf"] - table["morf"], atol=1.6e-4)
+    areas = table.groupby(["method", "removal"])[["morf", "lerf"]].mean()
+    for (method, removal, order), rows in curves.groupby(["method", "removal", "order"]):
+        assert len(rows) == min(about["steps"], 9 if name == "grid" else 64) + 1 and rows["share"].iloc[[0, -1]].tolist() == [
+            0,
+            1,
+        ]
+        assert np.trapezoid(rows["p"], rows["share"]) == pytest.approx(areas.loc[(method, removal), order], abs=2e-4)
+    if name != paper_curves.NAME:
+        probes = {"label leak", "weight randomisation"} | ({"truth"} if name == "grid" else set())
+        assert set(results.load(name).probes["probe"]) == probes
+
+
+def test_the_authors_curves_have_the_areas_that_they_published():
+    """Areas by trapezoids over 28 steps of 7 of 196 patches."""
+    wanted = {
+        "Vision DiffMask": (0.461, 0.779), "gradient x attention": (0.350, 0.609),
+        "Grad-CAM": (0.451, 0.526), "attention rollout": (0.671, 0.636),
+    }  # fmt: skip
+    table = read(FOLDER / "authors_cifar10_curves.csv")
+    assert set(table["method"]) == set(wanted)
+    for (method, order), rows in table.groupby(["method", "order"]):
+        assert rows["patches_removed"].tolist() == list(range(0, 197, 7))
+        found = np.trapezoid(rows["p_predicted"], rows["patches_removed"] / 196)
+        assert found == pytest.approx(wanted[method][order == "lerf"], abs=6e-4)
+
+
+def test_tables_of_lessons_and_depths_are_whole():
+    """Every training is there once, and its history ends where it ended; depths cost more the deeper they are."""
+    keys, wanted = ["lesson", "run", "task", "seed"], [(r.lesson, r.name, r.task, seed) for r in RUNS for seed in r.seeds]
+    steps = read(FOLDER / "training_scores.csv").set_index(keys)["steps"]
+    assert sorted(steps.index) == sorted(wanted)
+    for key, rows in read(FOLDER / "training_histories.csv").groupby(keys):
+        assert rows.step.tolist() == list(range(0, steps[key], EVERY)) and rows[list(COLUMNS)].notna().all(axis=None)
+    stored = read(FOLDER / "depth.csv")
+    for task, blocks in (("grid", 4), ("cifar10", 6)):
+        rows = stored[stored.task == task]
+        assert sorted(rows.depth.unique()) == list(range(blocks + 1)) and rows.groupby("depth").image.nunique().eq(200).all()
+        cost = rows.groupby("depth").cost.first()
+        assert cost.is_monotonic_increasing and cost[0] < 0.5
+
+
+# Measured again
+
+
+def alike(again, stored, share=1.0):
+    """To rounding. Another processor may swap two patches of nearly equal relevance, but hardly ever, and never random ones."""
+    again, stored = np.asarray(again, float), np.asarray(stored, float)
+    assert again.shape == stored.shape and len(stored) == 4
+    assert np.isclose(again, stored, atol=1e-4, rtol=1e-4).mean() >= share
+    assert not np.isclose(again, stored[::-1], atol=1e-2).all(), "the images are alike, so this test sees nothing"
+
+
+ROWS = [("random", "drop", 1.0), ("random", "mean", 1.0), ("diffmask", "mean", 0.9), ("leave_one_out", "drop", 0.9)]
+PAPER = [("diffmask", "noise", 0.9), ("leave_one_out", "noise", 0.9)]
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_scores_of_maps_and_masks_come_out_again(name, tmp_path):
+    task, about, table = shown(COMPARISONS[name]), sidecar(name), read(FOLDER / f"{name}.csv")
+    index, explainer = task.index[:4].tolist(), task.explainers["diffmask"][0]
+    if name == paper_curves.NAME:
+        index = [i for i in table["image"].unique() if i in task.index][:4]  # 100 of the 500 that are compared elsewhere
+    images = task.images[torch.isin(task.index, torch.tensor(index))]
+    assert len(images) == 4
+    maps = {"diffmask": explainer.explain(images).score, "leave_one_out": attribution.leave_one_out(task.vit, images)}
+    maps["random"] = Comparison(task, cache=tmp_path).maps("random")[0, :4]  # all images share one stream, so all are drawn
+    for method, removal, share in (
+        ROWS if name in weights.NAMES else [("diffmask", "noise", 0.9), ("leave_one_out", "noise", 0.9)]
+    ):
+        found = faithfulness.evaluate(task.vit, images, {method: maps[method]}, removal, steps=about["steps"], progress=False)
+        rows = table[(table.method == method) & (table.removal == removal) & (table.seed == 0) & table.image.isin(index)]
+        metrics = [column for column in rows if column not in results.KEYS]
+        alike(wide(found.scores)[metrics], rows[metrics], share)
+    if name in weights.NAMES:
+        keep = {"diffmask": explainer.explain(images).keep}
+        found = wide(faithfulness.mask_scores(task.vit, images, keep, "mean"))
+        rows = read(FOLDER / f"{name}_masks.csv").query("method == 'diffmask' and removal == 'mean' and seed == 0")
+        metrics = [column for column in rows if column not in results.KEYS]
+        alike(found[metrics], rows[rows.image.isin(index)][metrics], 0.8)
+
+
+@pytest.mark.parametrize("name", weights.NAMES)
+def test_scores_of_depths_come_out_again(name):
+    rows = read(FOLDER / "depth.csv").query("task == @name and depth == 2 and image in @shown(@name).index.tolist()").iloc[:4]
+    task = shown(name)
+    chosen = torch.isin(task.index, torch.tensor(rows.image.to_list()))
+    explainer, truth = weights.pretrained(name, plain=True)[1], None if task.truth is None else task.truth[chosen]
+    found = depth.measure(explainer, task.images[chosen], truth, 2)
+    alike(found, rows[list(found)], 0.9)
+
+
+@pytest.mark.parametrize("task", weights.NAMES)
+def test_masks_of_seeds_come_out_again(task):
     """All of them on the shipped ViT, and those of seed 0 by the shipped gates."""
-    stale = "run python benchmarks/seed_agreement.py"
-    vit, explainer = pretrained(task, plain=True)
-    rows = SEED_MASKS[SEED_MASKS.task == task]
-    assert set(rows.vit) == {fingerprint(vit)}, stale
+    model, explainer = weights.pretrained(task, plain=True)
+    rows = pd.read_csv(FOLDER / "seed_masks.csv", dtype={"image": str}).query("task == @task")
     assert rows.groupby("seed").image.apply(list).map(len).tolist() == [len(rows) // 3] * 3
-    if task == "grid":
-        shown = dict(enumerate(ColourGrid(seed_agreement.IMAGES, seed=2024).images))
-    else:
-        shown = {"cat": preprocess(vit)(cat_photograph())}
-    masks = 255 * explainer.explain(torch.stack(list(shown.values()))).mask.flatten(1)
-    first = rows[rows.seed == 0].set_index("image").loc[[str(name) for name in shown], "mask"]
+    images = dict(enumerate(ColourGrid(seed_agreement.IMAGES, seed=2024).images))
+    images = images if task == "grid" else {"cat": preprocess(model)(cat_photograph())}
+    masks = 255 * explainer.explain(torch.stack(list(images.values()))).mask.flatten(1)
+    first = rows[rows.seed == 0].set_index("image").loc[[str(name) for name in images], "mask"]
     stored = torch.tensor([list(bytes.fromhex(text)) for text in first])
-    assert torch.allclose(stored.float(), masks, atol=1), stale  # half a level is rounding
+    assert torch.allclose(stored.float(), masks, atol=1), "run python experiments/seed_agreement.py"  # half a level is rounding
 
 
-def test_every_training_of_the_command_is_there_once():
-    wanted = {(run.lesson, run.name, run.task, seed) for run in training_lessons.RUNS for seed in run.seeds}
-    found = list(SCORES[["lesson", "run", "task", "seed"]].itertuples(index=False, name=None))
-    assert len(found) == len(set(found)) and set(found) == wanted
-
-
-def test_histories_end_where_their_training_ended():
-    for key, rows in HISTORIES.groupby(["lesson", "run", "task", "seed"]):
-        steps = SCORES[(SCORES[["lesson", "run", "task", "seed"]] == list(key)).all(axis=1)].steps.item()
-        assert rows.step.tolist() == list(range(0, steps, training_lessons.EVERY))
-        assert rows[list(COLUMNS)].notna().all(axis=None)
+def test_the_curves_of_training_end_at_the_shipped_gates():
+    """For each of their seeds, with the SRG that its map has on the held-out images."""
+    table, steps = read(FOLDER / "cifar10_validation.csv"), GATE_RECIPES["cifar10"][1]["steps"]
+    ends = table[(table["steps"] == steps) & (table["step"] == steps)].set_index("seed")
+    assert ends.index.tolist() == weights.seeds_of("cifar10"), "run python experiments/train_gates.py cifar10"
+    if weights.manifest()["cifar10_gates_1.safetensors"]["scores"]["source"] != shown("cifar10").source:
+        pytest.skip("Skipped: the gates were trained on another copy of CIFAR-10")
+    paths = [path for path, _ in ImageFolder(data_root() / "cifar10" / "train").samples]
+    pixels = np.stack([np.asarray(load_image(paths[i])) for i in list(hold_out(range(len(paths)))[1])[:300]])
+    images = CIFAR10.normalise(torch.from_numpy(pixels).movedim(-1, 1))
+    model, explainer = weights.pretrained("cifar10", seed=1)
+    scores = faithfulness.evaluate(model, images, {"gates": explainer.explain(images).score}, "drop", orders=1, progress=False)
+    srg = scores.scores.query("metric == 'srg'")["value"].mean()
+    assert srg == pytest.approx(ends.loc[1, "srg drop"], abs=2e-4)

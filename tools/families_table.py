@@ -3,7 +3,7 @@
     python tools/families_table.py            rewrite what is out of step
     python tools/families_table.py --check    change nothing; exit with 1 if something would change
 
-`python benchmarks/model_families.py` makes the numbers.
+`python experiments/model_families.py` makes the numbers.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Row = dict[str, str]
 
 
 def read(root: Path = ROOT) -> list[Row]:
-    """The rows of the benchmark's table."""
+    """The rows of the table."""
     with (root / "data" / "results" / "families.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -68,7 +68,7 @@ def long(rows: list[Row]) -> str:
         "# Which ViTs fit",
         "",
         "Small models of each family, without weights and with 10 classes, were tried by",
-        "`python benchmarks/model_families.py`, which holds each that fits to what a wrong hook would break (its docstring",
+        "`python experiments/model_families.py`, which holds each that fits to what a wrong hook would break (its docstring",
         "says how) and trains gates for two steps. That a family fits says nothing yet of how good the masks of a trained",
         "member are. `python tools/families_table.py` makes this page from the results,",
         "[families.csv](../data/results/families.csv).",

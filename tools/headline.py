@@ -3,8 +3,8 @@
     python tools/headline.py            rewrite it
     python tools/headline.py --check    change nothing; exit with 1 if something would change
 
-The comparison stands between two markers; its numbers are those of `python -m diffmask_lite evaluate cifar10`. What the gates
-keep is a row of the table of measurements, from the manifest of the weights, where `train-gates cifar10` entered it.
+The comparison stands between two markers; its numbers are those of `python experiments/compare.py cifar10`. What the gates
+keep is a row of the table of measurements, from the manifest of the weights, where `experiments/train_gates.py` entered it.
 """
 
 import argparse
@@ -13,11 +13,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffmask_lite import faithfulness, results, weights
-from diffmask_lite.comparison import BASELINES, BLUR, DIFFMASK, GATES
+from diffmask_lite import faithfulness, weights
+from diffmask_lite.course import results
 from diffmask_lite.faithfulness import Interval
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "experiments"))
+from compare import BASELINES, BLUR, DIFFMASK, GATE_KINDS  # noqa: E402
+
+README = ROOT / "README.md"
 PLACE = re.compile(r"(?<=<!-- headline:begin -->\n).*?(?=<!-- headline:end -->)", re.DOTALL)
 CLAIM = "its shipped gates keep"
 KEPT = re.compile(rf"^\| {CLAIM} .*$", re.MULTILINE)
@@ -43,7 +47,7 @@ def table(found: results.Results) -> str:
         shown = f"**{name}**" if name == DIFFMASK else name
         lines.append(f"| {shown} | " + " | ".join(shortly(cells[name, removal]) for removal in removals) + " |")
 
-    rivals = [name for name in methods if name not in (*GATES, *BASELINES) and BLUR not in name]
+    rivals = [name for name in methods if name not in (*GATE_KINDS, *BASELINES) and BLUR not in name]
     cheap = [name for name in rivals if name in ONE_PASS]
     lines += ["", "DiffMask minus others, on the same images:", ""]
     for removal in removals:
@@ -88,7 +92,7 @@ def kept_row(manifest: dict[str, dict]) -> str:
         f"{scores['agreement']:.1%} of the images ({scores['test images']:,} test images, {COPIES[scores['source']]}, "
         f"seed {first['seed']}{beside})"
     ).replace("%", " %")
-    return f"| {CLAIM} part of the patches, and most answers | {text} | `python -m diffmask_lite train-gates cifar10` |"
+    return f"| {CLAIM} part of the patches, and most answers | {text} | `python experiments/train_gates.py cifar10` |"
 
 
 def listed(words: Iterable[str]) -> str:

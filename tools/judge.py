@@ -29,7 +29,7 @@ def limit(seconds: float) -> None:
 
 def judge(job: dict) -> str:
     """Return "passed", "failed: hint" or "not attempted"."""
-    from diffmask_lite import exercises  # slow to import, so not part of the time limit
+    from diffmask_lite.course import exercises  # slow to import, so not part of the time limit
 
     check = getattr(exercises, job["checker"])  # now, before other code can replace it
     names: dict = {"__name__": "__main__"}

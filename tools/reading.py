@@ -20,7 +20,7 @@ class Exercise:
     place: int  # index of its first cell; the next two are stub and solution
     stub: str  # the function's definition as the learner finds it
     function: str  # its name
-    checker: str  # check_<name> in diffmask_lite.exercises
+    checker: str  # check_<name> in diffmask_lite.course.exercises
     answer: str  # all that the fold hides, Markdown
     solution: str  # the python in it
 

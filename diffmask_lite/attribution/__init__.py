@@ -18,7 +18,7 @@ raises `ValueError` with one sentence, and a method that a ViT cannot have raise
 | `perturbation` | `occlusion`, `leave_one_out`, `random_keep` | the prediction without some of the patches |
 | `baselines` | `random`, `centre` | nothing: what each other method has to beat |
 
-`blurred` turns any map into one more baseline: a map that does no better than its blurred version owes nothing to detail.
+`blurred` turns any map into one more baseline: if the blurred map scores as well, the detail of the map is worth nothing.
 `experiments/attribution_methods.py` prints what each costs in forward passes.
 """
 

@@ -36,9 +36,9 @@ def pick(values: Tensor, chosen: Tensor) -> Tensor:
 
 @contextmanager
 def gradients(vit: nn.Module, images: Tensor) -> Iterator[Tensor]:
-    """Yield the images, cut off from the caller's graph, where gradients flow whatever the caller's mode is.
+    """Yield the images, cut off from the caller's graph, in a context where gradients flow whatever the caller's mode is.
 
-    The weights have theirs off: a gradient is asked of activations, with `torch.autograd.grad`, and nothing is left in `.grad`.
+    The weights get no gradient: `torch.autograd.grad` differentiates by activations alone, and `.grad` stays as it was.
     """
     checkpointing = getattr(vit, "grad_checkpointing", False)
     try:
@@ -52,10 +52,10 @@ def gradients(vit: nn.Module, images: Tensor) -> Iterator[Tensor]:
 
 
 def reader(vit: nn.Module, tokens: Tensor) -> Tensor:
-    """Return one row of weights (B, P + N), of sum 1, on the tokens that the head reads; `tokens` (B, …) gives dtype and B.
+    """Return weights (B, P + N), of sum 1 in each row, on the tokens that the head reads; `tokens` (B, …) gives dtype and B.
 
-    That is the class token, or both in a distilled ViT. A head that pools patches reads them all, so there attention is
-    averaged over the patches as queries. (The weights of attention pooling differ from image to image; they are not used.)
+    Those are the class token, or both such tokens of a distilled ViT. A head that pools patches reads them all, so attention
+    is averaged over the patches as queries. The weights of attention pooling differ by image and are not used.
     """
     shape = anatomy(vit)
     row = tokens.new_zeros(len(tokens), shape.prefix + shape.patches)

@@ -1,7 +1,7 @@
 """Attribution by tokens that fade: how does the prediction change as patches are dropped by degrees?
 
-A patch's keep weight multiplies all attention that is paid to it (`tokens.weigh_tokens`). At 1 it is as always, at 0 its token
-is gone, so the slope along the weight says what losing the patch would cost, for all patches in one backward pass.
+A patch's keep weight multiplies all attention that is paid to it (`vit.weigh_tokens`). At 1 nothing changes; at 0 the token is
+gone. So the slope along the weight says what losing the patch would cost, for all patches in one backward pass.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from .common import Target, classes, gradients, on_grid, pick, require_input
 
 
 def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, removal: str | Tensor = "drop") -> Tensor:
-    """Return how the log-odds of a class change with how much of each patch is kept: ∂ log(p / (1 − p)) / ∂keep, (B, N).
+    """Return the slope of a class's log-odds along the keep weight of each patch: ∂ log(p / (1 − p)) / ∂keep, (B, N).
 
     target: as for all methods, but by default the class predicted where the slope is taken. keep: (B, N) in [0, 1], that
-    place. removal: what a patch fades into, see `vit.predict`; by default nothing. Input is not looked at: the methods below
-    and `fit` have. The log-odds rank as p does, but still
-    have a slope where p rounds to 1.
+    place. removal: what a patch fades into, see `vit.predict`; by default nothing. Callers have looked at the input. The
+    log-odds rank as p does, but still have a slope where p rounds to 1.
     """
     with gradients(vit, images) as pixels:
         keep = keep.detach().clone().requires_grad_()
@@ -35,8 +34,8 @@ def gradient_drop(vit: nn.Module, images: Tensor, target: Target = None, generat
     """Estimate to first order what dropping a patch's token would cost: S_j = ∂ log-odds(y) / ∂z_j at z = 1.
 
     z_j weighs every attention to patch j (`vit.weigh_tokens`), so that z_j = 0 drops its token. This is `leave_one_out` by one
-    forward and one backward pass, exact for small changes of z. Ours; gradients of attention itself are older, see
-    `gradient_attention`.
+    forward and one backward pass, exact for small changes of z. The method is ours; `gradient_attention` is older and uses
+    the gradients of attention itself.
     """
     shape = require_input(vit, images, target)
     return on_grid(keep_slope(vit, images, target, images.new_ones(len(images), shape.patches)), shape)
@@ -47,7 +46,7 @@ def integrated_drop(
 ) -> Tensor:
     """Add up `gradient_drop` on the way from no patch to all: S_j = ∫₀¹ ∂ log-odds(y) / ∂z_j dt at z = (t, …, t).
 
-    Integrated gradients (Sundararajan et al. 2017) with tokens that are dropped by degrees instead of pixels that fade. The
+    These are integrated gradients (Sundararajan et al. 2017), but tokens are dropped by degrees instead of pixels fading. The
     slope is steep near t = 0, so the `steps` midpoints are spaced evenly in √t: t = u², dt = 2u du.
     """
     shape = require_input(vit, images, target)

@@ -42,8 +42,8 @@ def grad_cam(
     """Weigh the channels of a layer by their mean slope over the patches: S_j = ReLU(Σ_d (mean_i ∂y/∂a_id) a_jd).
 
     a_jd is channel d of patch j in the layer's output (B, P + N, D). By default these are the tokens that the last block's
-    attention reads (in most ViTs the output of `vit.blocks[-1].norm1`). After that attention a class token has seen all it
-    ever will of the patches, so the last block's own output has gradient 0 at every patch: such a layer is refused.
+    attention reads (in most ViTs the output of `vit.blocks[-1].norm1`). Nothing after that attention brings patches to a
+    class token, so the last block's own output has gradient 0 at every patch. Such a layer is refused.
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv 1610.02391.
     """
     shape = require_input(vit, images, target)
@@ -90,8 +90,8 @@ def gradient_attention(
 ) -> Tensor:
     """Follow attention through all blocks where it speaks for the class: R ← R + Ā R, Ā = mean_h (∂y/∂A_h ⊙ A_h)⁺.
 
-    R starts as the identity, and S is its row of the class token, or the mean row of the patches in a ViT whose head pools
-    them. Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
+    R starts as the identity. S is its row of the class token, or the mean row of the patches where the head pools them.
+    Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
     Transformers", ICCV 2021, arXiv 2103.15679, their rule for self-attention.
     """
     shape = require_input(vit, images, target)
@@ -143,9 +143,9 @@ def integrated_gradients(
 ) -> Tensor:
     """Add up slopes on the way from the mean patch to the image: S_j = ∫₀¹ ∂y/∂z_j dt at z = (t, …, t).
 
-    z_j mixes patch j with the mean patch, z_j h_0j + (1 − z_j) b_j, so patches are the features; where the embedding is linear
-    in the pixels this is the pixels' attribution summed over each patch. Σ_j S_j = y(image) − y(all patches mean), the better
-    the more `steps`. Through Captum. Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017,
+    z_j mixes patch j with the mean patch, z_j h_0j + (1 − z_j) b_j, so patches are the features. Where the embedding is linear
+    in the pixels, S is the pixels' attribution summed over each patch. Σ_j S_j approaches y(image) − y(all patches mean) with
+    more `steps`. Captum computes it. Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017,
     arXiv 1703.01365.
     """
     shape = require_input(vit, images, target)

@@ -27,7 +27,7 @@ def _log_p(logits: Tensor, chosen: Tensor) -> Tensor:
 def occlusion(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
     """Put the mean patch over one patch at a time: S_j = log p(y | x) − log p(y | x with patch j grey), in nats.
 
-    The logarithm ranks as the probability itself does, but does not saturate. Through Captum. Source: Zeiler and Fergus,
+    The logarithm ranks as the probability itself does, but does not saturate. Captum computes it. Source: Zeiler and Fergus,
     "Visualizing and Understanding Convolutional Networks", ECCV 2014, arXiv 1311.2901, their square being one patch.
     """
     shape = require_input(vit, images, target)
@@ -80,8 +80,8 @@ def random_keep(
     """Keep random halves of the patches, and average what the ViT says with a patch among them: S_j = mean_{m ∋ j} p(y | m).
 
     The other tokens are dropped, so each forward is half as long; `removal` as in `vit.predict`. `samples` masks come in
-    pairs, a half and the other half, so each patch is kept equally often. All images share them, so that a map does not hang
-    on its batch. Source: after Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models",
+    pairs, a half and the other half, so each patch is kept equally often. All images share the masks, so the batch does not
+    change a map. Source: after Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models",
     BMVC 2018, arXiv 1806.07421, whose masks fade pixels to grey.
     """
     if samples < 2:

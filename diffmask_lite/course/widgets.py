@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import gates
+from ..plots import Drawing, alt_text, png
 from . import figures
 from .game import Game, standing
 
@@ -32,7 +33,7 @@ def soft_to_hard(picture: Any, mask: Any, threshold: float = 0.5, words: Words =
     picture (H, W, 3) in [0, 1], mask (h, w) in [0, 1]. Words go above the picture; a function is asked at each setting.
     """
 
-    def draw(hardness: float) -> figures.Drawing:
+    def draw(hardness: float) -> Drawing:
         return figures.soft_to_hard(picture, mask, hardness, threshold, _say(words, hardness))
 
     return _slide("hardness", 0.0, 1.0, 0.0, draw)
@@ -41,7 +42,7 @@ def soft_to_hard(picture: Any, mask: Any, threshold: float = 0.5, words: Words =
 def threshold(picture: Any, mask: Any, words: Words = "", start: float = 0.5) -> ipywidgets.VBox:
     """Return a slider of the threshold above which patches are kept, over `figures.soft_to_hard`; see `soft_to_hard`."""
 
-    def draw(value: float) -> figures.Drawing:
+    def draw(value: float) -> Drawing:
         return figures.soft_to_hard(picture, mask, 1, value, _say(words, value))
 
     return _slide("threshold", 0.0, 1.0, start, draw)
@@ -62,11 +63,11 @@ def _say(words: Words, setting: float) -> str:
     return words(setting) if callable(words) else words
 
 
-def _slide(name: str, low: float, high: float, start: float, draw: Callable[[float], figures.Drawing]) -> ipywidgets.VBox:
+def _slide(name: str, low: float, high: float, start: float, draw: Callable[[float], Drawing]) -> ipywidgets.VBox:
     return _sliders({name: (low, high, start)}, draw)
 
 
-def _sliders(ranges: dict[str, tuple[float, float, float]], draw: Callable[..., figures.Drawing]) -> ipywidgets.VBox:
+def _sliders(ranges: dict[str, tuple[float, float, float]], draw: Callable[..., Drawing]) -> ipywidgets.VBox:
     """Sliders, name -> (low, high, start), above the picture of their settings, which `draw` is given in that order.
 
     Bytes are put into one image, so that nothing can be shown twice.
@@ -80,7 +81,7 @@ def _sliders(ranges: dict[str, tuple[float, float, float]], draw: Callable[..., 
     def update(_change: Any = None) -> None:
         # A step of 0.05 does not end exactly at 1 after twenty additions, and only 1 is the hard mask.
         figure = draw(*(round(slider.value, 2) for slider in sliders))
-        image.value, image.tooltip = figures.png(figure), figures.alt_text(figure)
+        image.value, image.tooltip = png(figure), alt_text(figure)
 
     for slider in sliders:
         slider.observe(update, names="value")
@@ -104,7 +105,7 @@ def browse(pictures: Any, result: Any, words: Callable[[int, Any], str], names: 
         i, above = image.value, round(limit.value, 2)
         mask = result.layers[i, : layer.value + 1].prod(0)
         figure = figures.soft_to_hard(pictures[i], mask, 1, above, words(i, mask[None] > above))
-        shown.value, shown.tooltip = figures.png(figure), figures.alt_text(figure)
+        shown.value, shown.tooltip = png(figure), alt_text(figure)
 
     for control in (image, layer, limit):
         control.observe(update, names="value")

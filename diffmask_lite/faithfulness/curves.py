@@ -55,14 +55,14 @@ def evaluate(
 ) -> Evaluation:
     """Score attribution maps by what the ViT says as patches are taken away in their order.
 
-    images: (n, C, H, W), normalised. maps: name -> (n, h, w), or (S, n, h, w) for S seeds or random draws of one method; only
-    the order of the values within an image counts, and higher means more relevant.
-    removal: one or several of "drop", "mean", "noise" and "placeholder", which is that of `explainer`; see `vit.predict`.
-        The noise is one picture drawn from `seed`, so that methods differ in their order alone.
+    images: (n, C, H, W), normalised. maps: name -> (n, h, w), or (S, n, h, w) for S seeds or random draws of one method.
+    Higher means more relevant; only the order of the values within an image counts.
+    removal: one or several of "drop", "mean", "noise" and "placeholder", see `vit.predict`; the placeholder is that of
+        `explainer`. The noise is one picture drawn from `seed`, so that methods differ in their order alone.
     steps: the curves have min(steps, N) + 1 points, both end points included.
-    shares: at these, "sufficiency@10%" is KL(p(x) ‖ p(the best 10 % alone)), "comprehensiveness@10%" is KL(p(x) ‖ p(all but
-        the best 10 %)), both in nats, and "agreement@10%" says whether the best 10 % alone give the same class. Shares
-        are rounded to whole patches, at least one.
+    shares: of patches, rounded to whole ones, at least one. "sufficiency@10%" is KL(p(x) ‖ p(the best 10 % alone)) in nats,
+        "comprehensiveness@10%" is KL(p(x) ‖ p(all but the best 10 %)) in nats. "agreement@10%" says whether the best 10 %
+        alone give the same class.
     orders: ties are broken by so many random orders, and the scores are averaged over them.
     batch: images in one forward pass, which bounds memory.
     logits: the ViT's prediction on the whole images, (n, classes), if it is at hand; else one more pass over them finds it.
@@ -127,20 +127,20 @@ def area(p: ndarray, share: ndarray) -> ndarray:
 
 def named_removals(removal: str | Sequence[str], vit: nn.Module, explainer: DiffMask | None) -> dict[str, str | Tensor]:
     """Return name -> what `vit.predict` takes, for one removal or several."""
-    names = (removal,) if isinstance(removal, str) else tuple(removal)
-    for name in names:
+    found: dict[str, str | Tensor] = {name: name for name in ([removal] if isinstance(removal, str) else removal)}
+    if not found:
+        raise ValueError(f"Name at least one removal: {', '.join(map(repr, NAMED_REMOVALS))}.")
+    for name in found:
         if name not in NAMED_REMOVALS:
             raise ValueError(f"Unknown removal {name!r}: use {', '.join(map(repr, NAMED_REMOVALS))}.")
-    if not names:
-        raise ValueError(f"Name at least one removal: {', '.join(map(repr, NAMED_REMOVALS))}.")
-    if "placeholder" not in names:
-        return dict(zip(names, names, strict=True))
-    if explainer is None:
-        raise ValueError('Removal "placeholder" needs to know whose: pass explainer=, the DiffMask that owns it.')
-    if explainer.vit is not vit:
-        raise ValueError("The explainer belongs to another ViT than the one that is evaluated; pass explainer.vit.")
-    own = explainer.placeholder  # a tensor, or "drop"
-    return {name: (own.detach() if isinstance(own, Tensor) else own) if name == "placeholder" else name for name in names}
+    if "placeholder" in found:
+        if explainer is None:
+            raise ValueError('Removal "placeholder" needs to know whose: pass explainer=, the DiffMask that owns it.')
+        if explainer.vit is not vit:
+            raise ValueError("The explainer belongs to another ViT than the one that is evaluated; pass explainer.vit.")
+        own = explainer.placeholder  # a tensor, or "drop"
+        found["placeholder"] = own.detach() if isinstance(own, Tensor) else own
+    return found
 
 
 @torch.no_grad()
@@ -167,8 +167,8 @@ def ask(
 ) -> Tensor:
     """Ask about R pairs of an image, which (R,), and the patches left of it, keep bool (R, N); return float64 (3, R).
 
-    The rows are p of the class predicted on the whole image, KL(p(x) ‖ p(masked x)) in nats, and 1 where the class is the
-    same. No pair is asked twice: methods often agree, all share the end points, and a map without ties has one order.
+    The rows are p of the class predicted on the whole image, KL(p(x) ‖ p(masked x)) in nats, and 1 where both predict one
+    class. No pair is asked twice: methods often agree, all share the end points, and a map without ties has one order.
     """
     shape = anatomy(vit)
     # Sorted first by the number of patches left, so that dropped tokens leave batches of one length.

@@ -24,11 +24,15 @@ def label_leak(
     """How well can the ViT's class be read off the masks alone, without any image?
 
     masks: (n, h, w), hard or soft; labels: the predicted class of each image, int (n,). A multinomial logistic regression is
-    trained on the masks of other images (`folds`-fold cross-validation). Returns a table with the index "mask"; "random mask of
-    equal size": each mask's own values at shuffled places, so that only its size can tell anything, mean over `draws`;
-    "majority class": always the most frequent label; and "mask − random", the paired difference; with the columns mean, low,
-    high, 95 % by bootstrap over images. A mask above its shuffled twin tells the class by *where* it keeps patches. That need
-    not be a fault, since objects of a class may lie alike, but then what the masked image says is in part said by the mask.
+    trained on the masks of other images (`folds`-fold cross-validation). Returns a table of mean, low and high, 95 % by
+    bootstrap over images, with the rows
+        "mask": the share of classes that it finds;
+        "random mask of equal size": each mask's own values at shuffled places, so that only its size can tell anything, mean
+            over `draws`;
+        "majority class": always the most frequent label;
+        "mask − random": the paired difference.
+    A mask above its shuffled twin tells the class by *where* it keeps patches. That need not be a fault, since objects of a
+    class may lie alike. But then the mask itself says in part what the masked image says.
     """
     if masks.ndim != 3 or labels.shape != masks.shape[:1]:
         raise ValueError(f"Masks (n, h, w) and labels (n,) do not fit: {tuple(masks.shape)} and {tuple(labels.shape)}.")
@@ -56,11 +60,8 @@ def label_leak(
         "majority class": (labels == labels.mode().values).double(),
     }
     right["mask − random"] = right["mask"] - right["random mask of equal size"]
-    weights = image_weights(n, resamples, seed)
-    rows = {}
-    for name, values in right.items():
-        values = values.numpy()[None]  # (1, n)
-        rows[name] = interval(values.mean(1), weights @ values.T, seed)
+    weights, ones = image_weights(n, resamples, seed), {name: values.numpy()[None] for name, values in right.items()}
+    rows = {name: interval(values.mean(1), weights @ values.T, seed) for name, values in ones.items()}  # values (1, n)
     return pd.DataFrame.from_dict(rows, orient="index", columns=Interval._fields)
 
 
@@ -92,13 +93,13 @@ def weight_randomisation(
 ) -> pd.DataFrame:
     """Forget the ViT's weights from the head down, and see whether the maps change (Adebayo et al. 2018, arXiv 1810.03292).
 
-    maps_of: makes maps (n, h, w) of the same images with the ViT it is given; it should go on asking about the class that
-    the trained ViT predicted, or the maps change for that reason alone. Works on a copy of the ViT: first the head is drawn
-    anew, then also the last block, and so on down to the embedding; every weight from a normal distribution with that tensor's
-    own mean and spread, so that activations keep their scale.
+    maps_of: makes maps (n, h, w) of the same images with the ViT it is given. It should go on asking about the class that
+        the trained ViT predicted, or the maps change for that reason alone.
+    On a copy of the ViT, first the head is drawn anew, then also the last block, and so on down to the embedding. Every weight
+    comes from a normal distribution with its tensor's own mean and spread, so that activations keep their scale.
 
-    Returns stage ("trained", "head", "block L", …, "block 1", "embedding"), image, value: Spearman's rank correlation with the
-    map of the trained ViT, ties sharing ranks, and 0 for a constant map. A method whose maps stay as they were does not
+    Returns stage ("trained", "head", "block L", …, "block 1", "embedding"), image, value. The value is Spearman's rank
+    correlation with the map of the trained ViT, and 0 for a constant map. A method whose maps stay as they were does not
     explain what the ViT learned.
     """
     fresh = copy.deepcopy(vit)
@@ -123,11 +124,9 @@ def weight_randomisation(
 
 def _cascade(model: nn.Module) -> Iterator[tuple[str, list[tuple[str, nn.Parameter]]]]:
     """Yield each stage with the weights that it forgets, from the head down; together they are all weights."""
-    named = list(model.named_parameters())
-    depth = len(model.blocks)
-    stages: dict[str, list] = {"trained": [], "head": []}
-    stages |= {f"block {i}": [] for i in range(depth, 0, -1)} | {"embedding": []}
-    for name, weight in named:
+    blocks = [f"block {i}" for i in range(len(model.blocks), 0, -1)]
+    stages: dict[str, list] = {stage: [] for stage in ("trained", "head", *blocks, "embedding")}
+    for name, weight in model.named_parameters():
         top, *rest = name.split(".")
         stage = "head" if top in AFTER_BLOCKS else f"block {int(rest[0]) + 1}" if top == "blocks" else "embedding"
         stages[stage].append((name, weight))

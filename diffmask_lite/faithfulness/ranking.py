@@ -50,8 +50,8 @@ def tie_orders(images: int, patches: int, draws: int = 5, seed: int = 0) -> Tens
 def removal_order(maps: Tensor, ties: Tensor, lerf: bool = False) -> Tensor:
     """Return the patches in the order in which they are taken away, int (…, N): most relevant first, or least with `lerf`.
 
-    maps (…, N) and ties (…, N) broadcast. Patches of equal relevance go in the order of `ties` in *both* directions: reversing
-    one order to get the other would reverse the ties as well, and then a map and its negative no longer mirror each other.
+    maps (…, N) and ties (…, N) broadcast. Patches of equal relevance go in the order of `ties` in *both* directions. To reverse
+    one order would reverse the ties as well, and then a map and its negative would not mirror each other.
     """
     maps, ties = torch.broadcast_tensors(maps if maps.dtype == torch.float64 else maps.float(), ties)
     by_chance = maps.gather(-1, ties)
@@ -62,7 +62,7 @@ def removal_ranks(maps: Tensor, ties: Tensor, lerf: bool = False) -> Tensor:
     """Return the place of each patch in `removal_order`, int16 (…, N): with c patches gone, those with rank ≥ c are left."""
     order = removal_order(maps, ties, lerf)
     places = torch.arange(order.shape[-1], dtype=torch.int16).expand(order.shape)
-    return torch.empty_like(places, memory_format=torch.contiguous_format).scatter_(-1, order, places)
+    return torch.empty_like(order, dtype=torch.int16).scatter_(-1, order, places)
 
 
 def best(maps: Tensor, count: int | Tensor, seed: int = 0) -> Tensor:

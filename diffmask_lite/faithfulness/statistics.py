@@ -1,8 +1,8 @@
 """Intervals and differences by bootstrap: images are drawn with replacement, the same ones for every method, and so are seeds.
 
-Methods are compared on the same images, so most of what makes one image harder than another cancels in a difference, and
-only a paired interval shows that. Where a method has several seeds (trainings, random draws), its seeds are resampled as well.
-Mind that three seeds give an interval that is somewhat too narrow, and that with one seed it speaks of that one training.
+Methods are compared on the same images, so most of what makes one image harder than another cancels in a difference. Only a
+paired interval shows that. Where a method has several seeds (trainings, random draws), its seeds are resampled as well. Three
+seeds give an interval that is somewhat too narrow; with one seed it speaks of that one training.
 """
 
 from __future__ import annotations

@@ -58,10 +58,10 @@ def truth_scores(
 ) -> pd.DataFrame:
     """Return method, metric, mean, low, high: how well maps (n, h, w) or (S, n, h, w) find the truth, bool (n, h, w).
 
-    Of a map: "auroc" (pooled), "auroc in image" (mean over the images where it is defined), and "iou of best", the pooled
-    IoU of as many best patches as are true in each image, so that only the order counts and no threshold helps or harms. Of a
-    hard mask (bool): "iou" (pooled), "kept", and "truth kept", the share of patches in the truth. Means over seeds; intervals
-    by bootstrap over images, and over seeds where there are several.
+    Of a map: "auroc" (pooled), "auroc in image" (mean over the images where it is defined) and "iou of best". The last is the
+    pooled IoU of as many best patches as are true in each image, so that no threshold helps or harms. Of a hard mask (bool):
+    "iou" (pooled), "kept", and "truth kept", the share of patches in the truth. Means are over seeds; intervals are by
+    bootstrap over images, and over seeds where there are several.
     """
     rows = []
     for (method, metric), found in _replicates(maps, truth, draws, seed).items():

@@ -42,7 +42,7 @@ def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth:
     lines = 0.42 if truth is None else 0.62
     tall = (WIDTH / columns / 2.4 * height / width + lines + 0.12) * rows
     figure = Drawing(figsize=(WIDTH, tall), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, rect=(0.012, 0, 0.976, 0.995))  # titles may be wider than pictures
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, rect=(0.012, 0, 0.976, 0.975))  # titles may be wider than pictures
     spaced = [1, 1, 0.2] * columns  # a gap after each pair, so that nobody reads across it
     grid = figure.add_gridspec(rows, len(spaced) - 1, width_ratios=spaced[:-1])
     changed = 0

@@ -33,9 +33,10 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write tensors and JSON-able `meta` to one safetensors file, with a checksum of the tensors, in a single atomic step."""
+    """Write tensors and JSON-able `meta` to one safetensors file, with a checksum of both, in a single atomic step."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    blob = save(tensors, metadata={"meta": json.dumps(meta | {"checksum": checksum(tensors)})})
+    written = json.dumps(meta)
+    blob = save(tensors, metadata={"meta": written, "checksum": checksum(tensors, written)})
     with replacing(path) as file:
         file.write(blob)
 
@@ -50,29 +51,26 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
         raise FileNotFoundError(f"There is no weights file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            written = (file.metadata() or {}).get("meta")
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}); it may be truncated or a pickle, which is never loaded here."
         ) from error
-    try:
-        meta = json.loads(written or "")
-        found = meta.pop("checksum")
-    except (json.JSONDecodeError, AttributeError, KeyError):
-        raise ValueError(f"{path} was not written by this version of diffmask_lite; make it again.") from None
-    if found != checksum(tensors):
-        raise ValueError(f"{path} is damaged: its numbers do not have the checksum they were saved with; make it again.")
-    return tensors, meta
+    if not {"meta", "checksum"} <= header.keys():
+        raise ValueError(f"{path} was not written by this version of diffmask_lite; make it again.")
+    if header["checksum"] != checksum(tensors, header["meta"]):
+        raise ValueError(f"{path} is damaged: what it holds does not have the checksum that it was saved with; make it again.")
+    return tensors, json.loads(header["meta"])
 
 
-def checksum(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
-    """Return a hash of the names, shapes and numbers of tensors; dtype: as they are once floats are rounded to it."""
-    digest = hashlib.blake2b(digest_size=8)
+def checksum(tensors: Mapping[str, Tensor], words: str = "", dtype: torch.dtype | None = None) -> str:
+    """Return a hash of the names, kinds, shapes and numbers of tensors, and of words; dtype: with floats rounded to it."""
+    digest = hashlib.blake2b(words.encode(), digest_size=8)
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         tensor = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -80,13 +78,13 @@ def checksum(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) ->
 def fingerprint(vit: nn.Module) -> str:
     """Return two short hashes of all weights of a ViT, rounded to float16 and to bfloat16; see `same_weights`."""
     state = vit.state_dict()
-    return "-".join(checksum(state, dtype) for dtype in (torch.float16, torch.bfloat16))
+    return "-".join(checksum(state, dtype=dtype) for dtype in (torch.float16, torch.bfloat16))
 
 
 def same_weights(one: str, other: str) -> bool:
     """Return whether two fingerprints are of the same weights, whatever precision each ViT holds them in.
 
     A float32 ViT and its `.half()` round to the same float16, and it and its `.bfloat16()` to the same bfloat16. A training
-    step moves some of a ViT's many weights beyond the rounding of either.
+    step moves some of a ViT's many weights beyond the rounding of either. (Its `.half()` and its `.bfloat16()` share neither.)
     """
     return any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))

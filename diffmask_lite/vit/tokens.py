@@ -79,7 +79,7 @@ def weigh_tokens(model: nn.Module, keep: Tensor) -> Iterator[None]:
 
     def weigh(_module, args):
         maps = args[0] * weight[:, None, None].to(args[0].dtype)
-        return (maps / maps.sum(-1, keepdim=True).clamp(min=least), *args[1:])
+        return (maps / maps.sum(-1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny), *args[1:])
 
     def attend(_module, args, kwargs):  # the pool's attention adds its mask to the logits
         pooled = keep if args[0].shape[1] == keep.shape[1] else weight

@@ -1,79 +1,81 @@
-"""The checkers of notebook 01: an answer that is wrong in a plausible way fails, and the hint names the mistake."""
+"""The checkers of all exercises name the mistakes that readers make, and let right answers of any style pass."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from diffmask_lite import exercises
-from diffmask_lite import vit as see
+from diffmask_lite import vit
+from diffmask_lite.course import exercises
+from diffmask_lite.course.exercises.gates import AN_AXIS, AT_ONE
+from diffmask_lite.course.exercises.verdict import Wrong, expect
+from diffmask_lite.gates import log_open
+
+# For each checker, answers by words of its verdict: "passed", or the words in which a mistake is named. Where two answers get
+# the same words, a blank more tells them apart.
+ANSWERS = {}
 
 
-def unpatchify_columns_first(patches, grid):
+# ---- Notebook 01 ----
+def unpatchify(patches, grid, split=("h", "w"), order=(0, 3, 1, 4, 2, 5), flip=()):
     B, _, C, p, q = patches.shape
-    h, w = grid
-    return patches.reshape(B, w, h, C, p, q).permute(0, 3, 2, 4, 1, 5).reshape(B, C, h * p, w * q)
+    sizes = dict(zip("hw", grid, strict=True))
+    cut = patches.reshape(B, *(sizes[axis] for axis in split), C, p, q).flip(flip)
+    return cut.permute(order).reshape(B, C, sizes["h"] * p, sizes["w"] * q)
 
 
-def unpatchify_by_reshape(patches, grid):
+def by_reshape(patches, grid):
     B, _, C, p, q = patches.shape
     return patches.reshape(B, C, grid[0] * p, grid[1] * q)
 
 
-def attend(scale=True, hide="before"):
+ANSWERS["unpatchify"] = {
+    "passed": unpatchify,
+    "column by column": lambda x, grid: unpatchify(x, grid, split=("w", "h"), order=(0, 3, 2, 4, 1, 5)),
+    "reshape alone": by_reshape,
+    "right before p": lambda x, grid: unpatchify(x, grid, flip=(2,)),
+    "other pixels": lambda x, grid: by_reshape(x, grid) * 0,
+}
+
+
+def attend(scale=True, hide="keys", fill=-math.inf, turned=False, axis=-1):
+    """Exercise 2 solved, or spoilt in one way."""
+
     def attention(q, k, v, keep):
+        keep = ~keep if turned is True or (turned == "some" and not keep.all()) else keep
         scores = q @ k.transpose(-2, -1) / (q.shape[-1] ** 0.5 if scale else 1)
-        if hide == "before":
-            scores = scores.masked_fill(~keep[:, None, None, :], float("-inf"))
-        if hide == "zero":
-            scores = scores * keep[:, None, None, :]
-        weights = scores.softmax(-1)
-        return (weights * keep[:, None, None, :] if hide == "after" else weights) @ v
+        seen = keep[:, None, :, None] if hide == "queries" else keep[:, None, None, :]
+        if hide in ("keys", "queries"):
+            scores = scores.masked_fill(~seen, fill)
+        weights = (scores * seen if hide == "score of 0" else scores).softmax(axis)
+        return (weights * seen if hide == "afterwards" else weights) @ v
 
     return attention
 
 
-def masked(rows=False, inverted=False, fill=float("-inf")):
-    def attention(q, k, v, keep):
-        hidden = keep if inverted else ~keep
-        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        hidden = hidden[:, None, :, None] if rows else hidden[:, None, None, :]
-        return scores.masked_fill(hidden, fill).softmax(-1) @ v
-
-    return attention
-
-
-def inverted_but_if_all_are_kept(q, k, v, keep):
-    return masked(inverted=not keep.all())(q, k, v, keep)
-
-
-def over_the_queries(q, k, v, keep):
-    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-    return scores.masked_fill(~keep[:, None, None, :], float("-inf")).softmax(-2) @ v
-
-
-def unpatchify_mirrored(patches, grid):
-    B, _, C, p, q = patches.shape
-    h, w = grid
-    return patches.reshape(B, h, w, C, p, q).flip(2).permute(0, 3, 1, 4, 2, 5).reshape(B, C, h * p, w * q)
+ANSWERS["attention"] = {
+    "passed": attend(),
+    "passed ": attend(fill=-1e9),
+    "√d": attend(scale=False),
+    "with some tokens hidden": attend(hide="nothing"),
+    "with some tokens hidden ": lambda q, k, v, keep: F.scaled_dot_product_attention(q, k, v),
+    "sum to 1": attend(hide="afterwards"),
+    "−∞": attend(hide="score of 0"),
+    "runs over the queries": attend(axis=-2),
+    "mask the keys": attend(hide="queries"),
+    "wrong way round": attend(turned=True),
+    "wrong way round ": attend(turned=True, fill=-1e9),
+    "others seen": attend(turned="some"),
+    "are nan": lambda *inputs: attend()(*inputs).log(),
+    "one is off by": lambda *inputs: 2 * attend()(*inputs),
+}
 
 
-def from_the_output(model, images):
-    with see.explicit_attention(model):
-        maps = []
-        handles = [b.attn.attn_drop.register_forward_hook(lambda _m, _a, out: maps.append(out)) for b in model.blocks]
-        try:
-            model(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return torch.stack(maps, dim=1)
+def read_attention(fused=False, restore=True, clean=True, safely=True, after=False):
+    """Exercise 3 solved, or spoilt in one way."""
 
-
-def leaves_eval_mode(model, images):
-    return see.attention_maps(model.eval(), images)
-
-
-def read_attention(fused=True, restore=True, clean=True, safely=True):
     def read(model, images):
         maps, handles = [], []
         flags = [block.attn.fused_attn for block in model.blocks]
@@ -85,8 +87,10 @@ def read_attention(fused=True, restore=True, clean=True, safely=True):
                 block.attn.fused_attn = flag
 
         for block in model.blocks:
-            block.attn.fused_attn = block.attn.fused_attn and not fused
-            handles.append(block.attn.attn_drop.register_forward_pre_hook(lambda _m, args: maps.append(args[0])))
+            block.attn.fused_attn = block.attn.fused_attn and fused
+            drop = block.attn.attn_drop
+            hook = drop.register_forward_hook if after else drop.register_forward_pre_hook
+            handles.append(hook(lambda _module, args, out=None: maps.append(args[0] if out is None else out)))
         try:
             model(images)
         except RuntimeError:
@@ -101,60 +105,328 @@ def read_attention(fused=True, restore=True, clean=True, safely=True):
 
 def swallow(model, images):
     try:
-        return see.attention_maps(model, images)
+        return vit.attention_maps(model, images)
     except RuntimeError:
         return None
 
 
-WRONG = {
-    "columns first": (exercises.check_unpatchify, unpatchify_columns_first, "column by column"),
-    "reshape alone": (exercises.check_unpatchify, unpatchify_by_reshape, "reshape alone"),
-    "mirrored": (exercises.check_unpatchify, unpatchify_mirrored, "right before p"),
-    "pixels changed": (exercises.check_unpatchify, lambda x, g: unpatchify_by_reshape(x, g) * 0, "other pixels"),
-    "no root of d": (exercises.check_attention, attend(scale=False), "√d"),
-    "nothing hidden": (exercises.check_attention, attend(hide="never"), "with some tokens hidden"),
-    "hidden after the softmax": (exercises.check_attention, attend(hide="after"), "sum to 1"),
-    "scores of zero": (exercises.check_attention, attend(hide="zero"), "−∞"),
-    "softmax over queries": (exercises.check_attention, over_the_queries, "runs over the queries"),
-    "queries masked": (exercises.check_attention, masked(rows=True), "mask the keys"),
-    "keep inverted": (exercises.check_attention, masked(inverted=True), "wrong way round"),
-    "keep inverted, −10⁹": (exercises.check_attention, masked(inverted=True, fill=-1e9), "wrong way round"),
-    "keep inverted, some": (exercises.check_attention, inverted_but_if_all_are_kept, "others seen"),
-    "nan by chance": (exercises.check_attention, lambda q, k, v, keep: attend()(q, k, v, keep).log(), "are nan"),
-    "doubled": (exercises.check_attention, lambda q, k, v, keep: 2 * attend()(q, k, v, keep), "one is off by"),
-    "hides nothing, built in": (
-        exercises.check_attention,
-        lambda q, k, v, keep: F.scaled_dot_product_attention(q, k, v),
-        "with some tokens hidden",
-    ),
-    "fused": (exercises.check_read_attention, read_attention(fused=False), "only 1 of 3 blocks"),
-    "output of dropout": (exercises.check_read_attention, from_the_output, "take its input"),
-    "eval mode left": (exercises.check_read_attention, leaves_eval_mode, "another mode"),
-    "flags not put back": (exercises.check_read_attention, read_attention(restore=False), "fused_attn"),
-    "hooks left": (exercises.check_read_attention, read_attention(clean=False), "hook was left"),
-    "hooks left after an error": (exercises.check_read_attention, read_attention(safely=False), "failed a hook"),
-    "error swallowed": (exercises.check_read_attention, swallow, "reach the caller"),
-    "no prefix": (exercises.check_read_attention, lambda m, x: see.attention_maps(m, x)[..., 1:, 1:], "shape"),
-    "heads averaged": (exercises.check_read_attention, lambda m, x: see.attention_maps(m, x).mean(2), "shape"),
+ANSWERS["read_attention"] = {
+    "passed": read_attention(),
+    "passed ": vit.attention_maps,
+    "only 1 of 3 blocks": read_attention(fused=True),
+    "take its input": read_attention(after=True),
+    "another mode": lambda model, images: vit.attention_maps(model.eval(), images),
+    "fused_attn": read_attention(restore=False),
+    "hook was left": read_attention(clean=False),
+    "failed a hook": read_attention(safely=False),
+    "reach the caller": swallow,
+    "shape": lambda model, images: vit.attention_maps(model, images)[..., 1:, 1:],
+    "shape ": lambda model, images: vit.attention_maps(model, images).mean(2),
 }
 
 
-@pytest.mark.parametrize(("check", "answer", "hint"), WRONG.values(), ids=WRONG)
-def test_a_plausible_mistake_is_named(check, answer, hint):
-    verdict = check(answer)
-    assert verdict.status == "failed" and hint in verdict.hint
-    assert "[[" not in verdict.hint  # a sentence, not tables of numbers
+# ---- Notebook 02 ----
+def masses(logits, temperature, left, right, log=math.log):
+    shut = torch.sigmoid(temperature * math.log(-left / right) - logits)
+    if right == 1 and log is math.log:
+        return shut, torch.zeros_like(logits)
+    return shut, torch.sigmoid(logits - temperature * log((1 - left) / (right - 1)))
 
 
-@pytest.mark.parametrize(
-    ("check", "answer"),
-    [
-        (exercises.check_attention, attend()),
-        (exercises.check_attention, masked(fill=-1e9)),
-        (exercises.check_read_attention, read_attention()),
-        (exercises.check_read_attention, see.attention_maps),
-    ],
-)
-def test_right_answers_pass(check, answer):
-    verdict = check(answer)
-    assert verdict.status == "passed", verdict.hint
+def broken(logits, temperature, left, right):
+    if right > 1:
+        raise ValueError("of my own")
+    return masses(logits, temperature, left, right)
+
+
+ANSWERS["masses"] = {
+    "passed": masses,
+    # The same formula in torch, where log(1.2 / 0) is infinite and needs no special case.
+    "passed ": lambda logits, temperature, left, right: masses(logits, temperature, left, torch.tensor(right), torch.log),
+    "swapped": lambda *setting: masses(*setting)[::-1],
+    "P(z > 0)": lambda *setting: (1 - masses(*setting)[0], masses(*setting)[1]),
+    "two tensors": lambda *setting: masses(*setting)[0],
+    AT_ONE: lambda *setting: masses(*setting, log=lambda x: math.log(x)),  # divides by r − 1 = 0
+    AT_ONE + " ": lambda *setting: (masses(*setting)[0], masses(*setting)[1] / (setting[3] != 1)),  # 0 / 0
+    "of my own": broken,
+}
+
+
+def mean_gate(logits, axis=True):
+    t = (torch.arange(1000) + 0.5) / 1000
+    shift = 0.2 * torch.log((t + 0.2) / (1 - t))
+    return torch.sigmoid((logits[..., None] if axis else logits) - shift).mean(-1)
+
+
+def uncut(logits):
+    s = torch.sigmoid((logits[..., None] + torch.logit((torch.arange(20_000) + 0.5) / 20_000)) / 0.2)
+    return (s * 1.2 - 0.2).mean(-1)
+
+
+ANSWERS["mean_gate"] = {
+    "passed": mean_gate,
+    AN_AXIS: lambda logits: mean_gate(logits, axis=False),
+    AN_AXIS + "; ": lambda logits: mean_gate(logits).mean(),  # every logit's mean in one number
+    "before cutting off": uncut,
+}
+
+
+# ---- Notebook 03 ----
+def ascend(alpha, kl, eps, rate, low, high, sign=1):
+    return min(max(alpha + sign * rate * (kl - eps), low), high)
+
+
+ANSWERS["ascend"] = {
+    "passed": ascend,
+    "descent": lambda *inputs: ascend(*inputs, sign=-1),
+    "upper bound": lambda alpha, kl, eps, rate, low, high: alpha + rate * (kl - eps),
+}
+
+
+def lagrangian(gates, kl, alpha, eps, cost=lambda logs: logs.sum(1).exp().mean(), excess=lambda gap: gap):
+    return cost(log_open(gates)) + alpha * excess(kl.mean() - eps)
+
+
+ANSWERS["lagrangian"] = {
+    "passed": lagrangian,
+    "multiply": lambda *inputs: lagrangian(*inputs, cost=lambda logs: logs.exp().mean()),
+    "adds probabilities": lambda *inputs: lagrangian(*inputs, cost=lambda logs: logs.exp().sum(1).mean()),
+    "mean logarithm": lambda *inputs: lagrangian(*inputs, cost=lambda logs: logs.sum(1).mean()),
+    "not their sum": lambda *inputs: lagrangian(*inputs, cost=lambda logs: logs.sum(1).exp().sum(1).mean()),
+    "wrong sign": lambda *inputs: lagrangian(*inputs, excess=lambda gap: -gap),
+    "below ε": lambda *inputs: lagrangian(*inputs, excess=lambda gap: gap.clamp(min=0)),
+    "no gradient": lambda gates, *inputs: lagrangian(gates.detach(), *inputs),
+}
+
+
+def minimise(cost, violation, start, steps, rate, sign=1, floor=0.0, copy=True, price=None):
+    x, alpha = (start.clone() if copy else start).requires_grad_(), 0.0 if price is None else price
+    for _ in range(steps):
+        excess = violation(x)
+        (gradient,) = torch.autograd.grad(cost(x) + alpha * (excess if price is None else excess.clamp(min=0)), x)
+        x.data -= rate * gradient
+        alpha = max(floor, alpha + sign * rate * excess.item()) if price is None else price
+    return x.detach(), alpha
+
+
+ANSWERS["minimise"] = {
+    "passed": minimise,
+    "a copy": lambda *inputs: minimise(*inputs, copy=False),
+    "does α rise": lambda *inputs: minimise(*inputs, sign=-1),
+    "it should be": lambda *inputs: minimise(*inputs, floor=-math.inf),  # a price below 0 rewards a violation
+    "it ends outside": lambda *inputs: minimise(*inputs, price=4 / 3),  # a fixed price meets the constraint only by luck
+}
+
+
+# ---- Notebook 04 ----
+def blend(picture, mask, grey=0.5, spread=lambda m: m.repeat_interleave(2, 0).repeat_interleave(2, 1)):
+    z = spread(mask)[..., None]
+    return z * picture + (1 - z) * grey
+
+
+ANSWERS["blend"] = {
+    "passed": blend,
+    "leaves grey: the patch in row 1, column 1": lambda p, m: blend(p, m, grey=0),
+    "changes nothing: the patch": lambda p, m: blend(p, (m - m.min()) / (m.max() - m.min()).clamp(min=1e-9)),
+    "one value of its own: the patch in row 1, column 1": lambda p, m: blend(p, m, spread=lambda m: m.repeat(2, 2)),
+    "one value of its own: the patch in row 1, column 1 ": lambda p, m: blend(
+        p, m, spread=lambda m: F.interpolate(m[None, None], scale_factor=2, mode="bilinear")[0, 0]
+    ),
+    "the shape should be (4, 6, 3)": lambda p, m: blend(p, m)[..., 0],
+    "should return a tensor": lambda p, m: [],
+}
+
+
+def grow(cost, n, m, start=False, alone=False):
+    """Exercise 3 solved; `start`: from all patches, one fewer a round; `alone`: one call for each trial."""
+    keep = torch.full((n,), start)
+    while keep.sum() != m:
+        left = (keep == start).nonzero().flatten()
+        trials = keep.repeat(len(left), 1)
+        trials[torch.arange(len(left)), left] = not start
+        costs = torch.cat([cost(trial[None]) for trial in trials]) if alone else cost(trials)
+        keep = trials[costs.argmin()]
+    return keep
+
+
+ANSWERS["grow"] = {
+    "passed": grow,
+    "do not start from all": lambda cost, n, m: grow(cost, n, m, start=True),
+    "called 9 times": lambda cost, n, m: grow(cost, n, m, alone=True),
+    "once patch 1 is kept": lambda cost, n, m: torch.isin(torch.arange(n), cost(torch.eye(n).bool()).argsort()[:m]),
+    "never called": lambda cost, n, m: torch.isin(torch.arange(n), torch.tensor([1, 3, 2, 4, 0])[:m]),
+}
+
+
+# ---- Notebook 05 ----
+def srg(p_of, relevance, steps=6, area=lambda p: torch.trapezoid(p, dx=1 / 5), batch=True, signs=(1, -1)):
+    def curve(order):
+        keep = order.argsort() >= torch.arange(steps)[:, None]
+        return area(p_of(keep) if batch else torch.cat([p_of(row[None]) for row in keep]))
+
+    return sum(sign * curve((sign * relevance).argsort()) for sign in signs if sign).item()
+
+
+ANSWERS["srg"] = {
+    "passed": srg,
+    "the sign is turned": lambda p, r: -srg(p, r),
+    "a mean over the points": lambda p, r: srg(p, r, area=torch.mean),
+    "divide by n": lambda p, r: srg(p, r, area=torch.trapezoid),
+    "called 12 times": lambda p, r: srg(p, r, batch=False),
+    "about none": lambda p, r: srg(p, r, steps=5, area=lambda p: torch.trapezoid(F.pad(p, (0, 1)), dx=1 / 5)),
+    "LeRF alone": lambda p, r: srg(p, r, signs=(1,)),
+    "MoRF alone": lambda p, r: -srg(p, r, signs=(-1,)),
+    "negative score": lambda p, r: abs(srg(p, r)),
+    "should be": lambda p, r: srg(p, r.roll(1)),
+}
+
+
+def paired(a, b, draws, rng, tails=(2.5, 97.5)):
+    pick = rng.integers(len(a), size=(draws, len(a)))
+    return tuple(np.percentile((a - b)[pick].mean(1), tails))
+
+
+def unpaired(a, b, draws, rng):
+    first, second = (rng.integers(len(a), size=(draws, len(a))) for _ in "ab")
+    return tuple(np.percentile(a[first].mean(1) - b[second].mean(1), (2.5, 97.5)))
+
+
+def by_weights(a, b, draws, rng):
+    weights = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), size=draws) / len(a)
+    return np.quantile(weights @ (a - b), [0.025, 0.975])
+
+
+ANSWERS["paired"] = {
+    "passed": paired,
+    "passed ": by_weights,
+    "different images": unpaired,
+    "spread of single images": lambda a, b, draws, rng: np.percentile((a - b)[rng.integers(len(a), size=draws)], (2.5, 97.5)),
+    "a − b": lambda a, b, draws, rng: paired(b, a, draws, rng),
+    "one standard error": lambda *inputs: paired(*inputs, (16, 84)),
+    "take every random number from `rng`": lambda a, b, draws, rng: paired(a, b, draws, np.random.default_rng()),
+    "draw the images with `rng`": lambda a, b, draws, rng: paired(a, b, draws, np.random.default_rng(0)),
+    "should be about": lambda *inputs: paired(*inputs, (0.005, 99.995)),
+    "below high": lambda *inputs: paired(*inputs)[::-1],
+    "two numbers": lambda a, b, draws, rng: (a - b).mean(),
+}
+
+
+def auroc(values, truth, tie=0.5):
+    inside, outside = values[truth][:, None], values[~truth]
+    return (inside > outside).float().mean() + tie * (inside == outside).float().mean()
+
+
+ANSWERS["auroc"] = {
+    "passed": auroc,
+    "not a win": lambda *inputs: auroc(*inputs, tie=1.0),
+    "not a loss": lambda *inputs: auroc(*inputs, tie=0.0),
+    "it should be": lambda v, t: 0.5 + (v[t].mean() - v[~t].mean()) / 2,  # of values, not of ranks
+}
+
+
+# ---- Notebook 06 ----
+def spearman(a, b, rank=lambda x: (x[:, None] > x).sum(1) + (x[:, None] == x).sum(1) / 2):
+    return torch.corrcoef(torch.stack([rank(a).double(), rank(b).double()]))[0, 1].item()
+
+
+ANSWERS["spearman"] = {
+    "passed": spearman,
+    "the scores themselves": lambda a, b: spearman(a, b, lambda x: x),
+    "sort once more": lambda a, b: spearman(a, b, torch.argsort),
+    "for a score and its negative": lambda a, b: abs(spearman(a, b)),
+    "three methods tie": lambda a, b: spearman(a, b, lambda x: x.argsort(stable=True).argsort()),
+    "the same order": lambda a, b: -spearman(a, b),
+}
+
+
+def torn(heat, patch, gone, whole=False, descending=True):
+    lost = torch.zeros(heat.numel())
+    lost[heat.flatten().argsort(descending=descending, stable=True)[:gone]] = 1
+    share = F.avg_pool2d(lost.view(1, 1, *heat.shape), patch)
+    return int(((share > 0) & ((share < 1) | whole)).sum())
+
+
+ANSWERS["torn"] = {
+    "passed": torn,
+    "is not torn": lambda *inputs: torn(*inputs, whole=True),
+    "highest": lambda *inputs: torn(*inputs, descending=False),
+    "one number": lambda *inputs: torch.zeros(4),
+    "it says 0": lambda *inputs: 0,
+    "nothing goes": lambda heat, patch, gone: torn(heat, patch, gone) if gone else 1,
+}
+
+
+def mosaic(tiles, labels, counted, side):
+    b, g, _, c, s, _ = tiles.shape
+    pictures = tiles.permute(0, 3, 1, 4, 2, 5).reshape(b, c, g * s, g * s)
+    there = labels == counted
+    return pictures, there.sum((1, 2)), there.repeat_interleave(side, 1).repeat_interleave(side, 2)
+
+
+def by_hand(tiles, labels, counted, side):
+    rows = [torch.cat(list(row.unbind(1)), dim=3) for row in tiles.unbind(1)]
+    truth = torch.zeros(len(labels), *(side * n for n in labels.shape[1:])).bool()
+    for b, i, j in (labels == counted).nonzero().tolist():
+        truth[b, side * i : side * (i + 1), side * j : side * (j + 1)] = True
+    return torch.cat(rows, dim=2), torch.tensor([int((one == counted).sum()) for one in labels]), truth
+
+
+def changed(place, how):
+    """`mosaic` with one of its three answers made from the right one and the arguments."""
+    return lambda *inputs: tuple(how(x, *inputs) if i == place else x for i, x in enumerate(mosaic(*inputs)))
+
+
+ANSWERS["mosaic"] = {
+    "passed": mosaic,
+    "passed ": by_hand,
+    "scrambled": changed(0, lambda right, tiles, *_: tiles.reshape(right.shape)),
+    "scrambled: before": changed(0, lambda right, tiles, *_: tiles.permute(0, 3, 1, 2, 4, 5).reshape(right.shape)),
+    "exchanged": changed(0, lambda right, tiles, *rest: mosaic(tiles.transpose(1, 2), *rest)[0]),
+    "not in row": changed(0, lambda right, *_: right.flip(2)),
+    "counts, of class 3": changed(1, lambda right, tiles, labels, counted, side: (labels != counted).sum((1, 2))),
+    "one entry a tile": changed(2, lambda right, tiles, labels, counted, side: labels == counted),
+    "tiled, not spread": changed(2, lambda right, tiles, labels, counted, side: (labels == counted).repeat(1, side, side)),
+    "dtype": changed(2, lambda right, *_: right.int()),
+    "three tensors": lambda *inputs: mosaic(*inputs)[0],
+    "2 × 2 tiles, counts": changed(1, lambda right, tiles, labels, counted, side: (labels == 3).sum((1, 2))),
+}
+
+
+# ---- Notebook 07 ----
+def share(step, batch, rank, size):
+    part = batch // size
+    return list(range(step * batch + rank * part, step * batch + (rank + 1) * part))
+
+
+ANSWERS["share"] = {
+    "passed": share,
+    "take the same image": lambda step, batch, rank, size: share(step, batch, 0, size),
+    "each takes 2, but process 0 takes 4": lambda step, batch, rank, size: share(step, batch, 0, 1),
+    "step 3 of 12 images is places": lambda step, *inputs: share(0, *inputs),
+    "in one piece": lambda step, batch, rank, size: share(step, batch, 0, 1)[rank::size],
+    "a list of whole numbers": lambda *inputs: torch.tensor(share(*inputs)),
+}
+ANSWERS["mask_at"] = {
+    "passed": lambda layers, k: layers[:, : k + 2].log().sum(1).exp(),
+    "h_0 … h_k:": lambda layers, k: layers[:, : k + 1].prod(1),
+    "h_0 … h_{k+2}": lambda layers, k: layers[:, : k + 3].prod(1),
+    "one gate alone": lambda layers, k: layers[:, k + 1] if k else layers[:, :2].prod(1),
+    "it should be": lambda layers, k: layers[:, : k + 2].mean(1),
+    "the shape should be": lambda layers, k: layers[:, : k + 2].prod(),
+    "changed `layers` itself": lambda layers, k: layers[:, : k + 2].prod(1).add_(0 * layers.mul_(1 if k < 4 else 0.5).sum()),
+}
+
+
+@pytest.mark.parametrize(("name", "words"), [(name, words) for name, answers in ANSWERS.items() for words in answers])
+def test_a_right_answer_passes_and_a_mistake_is_named(name, words):
+    verdict = getattr(exercises, f"check_{name}")(ANSWERS[name][words])
+    assert words.strip() in repr(verdict) and verdict.status == ("passed" if "passed" in words else "failed")
+    if name in ("unpatchify", "attention", "read_attention", "blend"):
+        assert "[[" not in verdict.hint and len(verdict.hint) < 260  # a sentence, not tables of numbers
+
+
+def test_numbers_in_hints_have_four_digits_unless_these_are_equal():
+    with pytest.raises(Wrong, match=r"should be \[0\.3333, 2\.0\], but it is \[0\.6667, 2\.0\]"):
+        expect(torch.tensor([2 / 3, 2.0]), torch.tensor([1 / 3, 2.0]), "here")
+    with pytest.raises(Wrong, match=r"should be 0\.33331, but it is 0\.33334"):
+        expect(torch.tensor(0.33334, dtype=torch.float64), torch.tensor(0.33331, dtype=torch.float64), "here", 1e-9)

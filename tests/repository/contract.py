@@ -1,10 +1,10 @@
-"""The notebook contract: rules that each notebook of the course keeps, as functions from a notebook to its faults.
+"""The notebook contract: rules that each notebook of the course keeps, as functions that yield its faults, in words.
 
 No kernel is needed: the rules read what is stored. CONTRIBUTING.md says the same in prose.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import nbformat
 import badges
 from reading import GOALS, QUIZ, exercises, goals, headings, prose, section, text_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = (ROOT / "tools" / "bootstrap_cell.py").read_text("utf-8").rstrip("\n")
 MAX_BYTES = 1_500_000
 CHECKED = "# NBVAL_CHECK_OUTPUT"
@@ -24,6 +24,12 @@ NO_VERBS = {"a", "an", "the", "know", "learn", "understand"}
 BEFORE = [GOALS, "Before you start"]
 AFTER = ["Recap", QUIZ, "References"]
 SLIDE_TYPES = {"slide", "subslide", "fragment", "notes", "skip"}
+RULES: list[Callable[["Notebook"], Iterator[str]]] = []
+
+
+def rule(check: Callable[["Notebook"], Iterator[str]]) -> Callable[["Notebook"], Iterator[str]]:
+    RULES.append(check)
+    return check
 
 
 @dataclass
@@ -52,9 +58,6 @@ class Notebook:
         return self.names.index(self.name)
 
 
-# ---- Reading a notebook ---------------------------------------------------------------------------------------------
-
-
 def has_png(cell) -> bool:
     return cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
 
@@ -68,196 +71,174 @@ def shows_widget(cell) -> bool:
     return cell.cell_type == "code" and bool(re.search(r"\bwidgets\.\w+\(|\binteract(ive)?\(", cell.source))
 
 
-# ---- The rules: each returns the faults it finds, in words ----------------------------------------------------------
-
-
-def names_are_numbered(notebook: Notebook) -> list[str]:
+@rule
+def names_are_numbered(notebook: Notebook) -> Iterator[str]:
     """NN_slug.ipynb, numbered from 00 without gaps."""
     number = notebook.number
-    good = re.fullmatch(rf"{number:02d}_[a-z0-9_]+\.ipynb", notebook.name)
-    return [] if good else [f"{notebook.name} should be {number:02d}_some_slug.ipynb: numbers run from 00 without gaps"]
+    if not re.fullmatch(rf"{number:02d}_[a-z0-9_]+\.ipynb", notebook.name):
+        yield f"{notebook.name} should be {number:02d}_some_slug.ipynb: numbers run from 00 without gaps"
 
 
-def first_cell_introduces(notebook: Notebook) -> list[str]:
+@rule
+def first_cell_introduces(notebook: Notebook) -> Iterator[str]:
     """The first cell has the title, the Colab badge of this very path, and the minutes."""
-    cell, faults = notebook.cells[0], []
+    cell = notebook.cells[0]
     if cell.cell_type != "markdown" or not cell.source.startswith("# "):
-        faults.append("the first cell is not Markdown that starts with '# Title'")
+        yield "the first cell is not Markdown that starts with '# Title'"
     if badges.badge(notebook.name, badges.home()) not in cell.source.splitlines():
-        faults.append("the first cell lacks the right Colab badge: run python tools/badges.py")
+        yield "the first cell lacks the right Colab badge: run python tools/badges.py"
     if not badges.MINUTES.search(cell.source):
-        faults.append("the first cell does not say 'N minutes on a 2-core CPU'")
+        yield "the first cell does not say 'N minutes on a 2-core CPU'"
     if len(headings(notebook.cells, 1)) != 1:
-        faults.append("there is more or less than one first-level heading")
-    return faults
+        yield "there is more or less than one first-level heading"
 
 
-def headings_are_in_order(notebook: Notebook) -> list[str]:
+@rule
+def headings_are_in_order(notebook: Notebook) -> Iterator[str]:
     """The second-level headings frame the lesson."""
     found = headings(notebook.cells, 2)
     if found[:2] != BEFORE or found[-3:] != AFTER:
-        return [f"second-level headings should be {BEFORE}, the lesson's, {AFTER}; they are {found}"]
-    return [] if len(found) > len(BEFORE) + len(AFTER) else ["the lesson has no second-level heading"]
+        yield f"second-level headings should be {BEFORE}, the lesson's, {AFTER}; they are {found}"
+    elif len(found) == len(BEFORE) + len(AFTER):
+        yield "the lesson has no second-level heading"
 
 
-def frame_is_filled(notebook: Notebook) -> list[str]:
+@rule
+def frame_is_filled(notebook: Notebook) -> Iterator[str]:
     """The sections around the lesson hold what they promise."""
-    faults = []
     items = goals(notebook.cells)
     if len(items) < 2 or any(item.split()[0].lower() in NO_VERBS for item in items):
-        faults.append("goals are a list of two or more items that start with a verb one can see done")
+        yield "goals are a list of two or more items that start with a verb one can see done"
     if items and len(items[0]) > MAX_GOAL:
-        faults.append(f"the first goal has {len(items[0])} characters; {MAX_GOAL} fit into the README's table")
+        yield f"the first goal has {len(items[0])} characters; {MAX_GOAL} fit into the README's table"
     start = section(notebook.cells, BEFORE[1])
     if not re.search(r"\bminutes?\b", start) or "CPU" not in start:
-        faults.append("'Before you start' names the time and the hardware (minutes, CPU)")
+        yield "'Before you start' names the time and the hardware (minutes, CPU)"
     if notebook.number and not any(f"]({name}" in start for name in notebook.names[: notebook.number]):
-        faults.append("'Before you start' links back to no earlier notebook")
+        yield "'Before you start' links back to no earlier notebook"
     if f"]({GLOSSARY})" not in start:
-        faults.append(f"'Before you start' does not link to {GLOSSARY}")
+        yield f"'Before you start' does not link to {GLOSSARY}"
     questions = section(notebook.cells, AFTER[1])
     answers = re.findall(r"<details>\s*<summary>.+?</summary>\n\n.+?</details>", questions, flags=re.DOTALL)
     if len(answers) != 3 or questions.count("<details>") != 3:
-        faults.append("'Check yourself' has three folded answers, each with a blank line after its <summary>")
+        yield "'Check yourself' has three folded answers, each with a blank line after its <summary>"
     if "](http" not in section(notebook.cells, AFTER[2]):
-        faults.append("'References' links to nothing")
-    return faults
+        yield "'References' links to nothing"
 
 
-def links_resolve(notebook: Notebook) -> list[str]:
+@rule
+def links_resolve(notebook: Notebook) -> Iterator[str]:
     """Relative links lead to files, and the last cell to the neighbours."""
-    faults = []
     for cell in notebook.cells:
         for target in re.findall(r"\]\(([^)\s]+)\)", prose(cell)):
             path = target.split("#")[0]
             known = not path or path in notebook.names or (ROOT / "notebooks" / path).exists()
             if not re.match(r"https?://|mailto:", target) and not known:
-                faults.append(f"the link to {target} leads nowhere")
+                yield f"the link to {target} leads nowhere"
     last, number = notebook.cells[-1].source, notebook.number
     neighbours = notebook.names[max(number - 1, 0) : number] + notebook.names[number + 1 : number + 2]
     if not last.startswith(badges.NAVIGATION) or any(f"]({name})" not in last for name in neighbours):
-        faults.append("the last cell lacks the links to previous and next: run python tools/badges.py")
-    return faults
+        yield "the last cell lacks the links to previous and next: run python tools/badges.py"
 
 
-def is_stored_executed(notebook: Notebook) -> list[str]:
+@rule
+def is_stored_executed(notebook: Notebook) -> Iterator[str]:
     """Executed from a clean kernel in order, with nothing in the outputs that a reader should not see."""
-    faults, metadata = [], notebook.content.metadata
+    metadata = notebook.content.metadata
     if [cell.execution_count for cell in notebook.code] != list(range(1, len(notebook.code) + 1)):
-        faults.append("execution counts are not 1 … N: run python tools/run_notebooks.py")
+        yield "execution counts are not 1 … N: run python tools/run_notebooks.py"
     if metadata.get("kernelspec", {}).get("name") != "python3":
-        faults.append("the kernelspec is not python3")
+        yield "the kernelspec is not python3"
     if "widgets" in metadata:
-        faults.append("metadata.widgets is stored; GitHub then refuses to render")
+        yield "metadata.widgets is stored; GitHub then refuses to render"
     if notebook.size >= MAX_BYTES:
-        faults.append(f"{notebook.size} bytes; {MAX_BYTES} are too many")
-    for number, cell in enumerate(notebook.code, 1):
-        for output in cell.outputs:
-            if output.output_type == "error":
-                faults.append(f"code cell {number} stores an error")
-            if output.get("name") == "stderr":
-                faults.append(f"code cell {number} stores stderr")
-            if "\r" in output.get("text", ""):
-                faults.append(f"code cell {number} stores progress that was not cleared")
-            for kind in output.get("data", {}):
-                if kind.startswith("image/") and kind != "image/png":
-                    faults.append(f"code cell {number} stores {kind}; pictures are PNG")
-                if "widget-view" in kind:
-                    faults.append(f"code cell {number} stores the view of a widget that is not stored")
+        yield f"{notebook.size} bytes; {MAX_BYTES} are too many"
     if any(cell.get("attachments") for cell in notebook.cells):
-        faults.append("a picture is attached to a Markdown cell")
-    return faults
+        yield "a picture is attached to a Markdown cell"
+    for number, output in ((number, output) for number, cell in enumerate(notebook.code, 1) for output in cell.outputs):
+        if output.output_type == "error":
+            yield f"code cell {number} stores an error"
+        if output.get("name") == "stderr":
+            yield f"code cell {number} stores stderr"
+        if "\r" in output.get("text", ""):
+            yield f"code cell {number} stores progress that was not cleared"
+        for kind in output.get("data", {}):
+            if kind.startswith("image/") and kind != "image/png":
+                yield f"code cell {number} stores {kind}; pictures are PNG"
+            if "widget-view" in kind:
+                yield f"code cell {number} stores the view of a widget that is not stored"
 
 
-def bootstrap_is_canonical(notebook: Notebook) -> list[str]:
+@rule
+def bootstrap_is_canonical(notebook: Notebook) -> Iterator[str]:
     """The first code cell is tools/bootstrap_cell.py, and no other cell installs anything or changes directory."""
-    faults = []
     if not notebook.code or notebook.code[0].source != BOOTSTRAP:
-        faults.append("the first code cell is not tools/bootstrap_cell.py: copy it, then run python tools/badges.py")
+        yield "the first code cell is not tools/bootstrap_cell.py: copy it, then run python tools/badges.py"
     for cell in notebook.code[1:]:
         if cell.source == BOOTSTRAP:
-            faults.append("the bootstrap cell is there twice")
+            yield "the bootstrap cell is there twice"
         elif re.search(r"pip[\"', ]+install|[%!] ?(pip|conda|cd)\b|\bchdir\(", cell.source):
-            faults.append(f"a cell installs something or changes directory: {cell.source.splitlines()[0]}")
-    return faults
+            yield f"a cell installs something or changes directory: {cell.source.splitlines()[0]}"
 
 
-def claims_are_checked(notebook: Notebook) -> list[str]:
+@rule
+def claims_are_checked(notebook: Notebook) -> Iterator[str]:
     """Enough cells are marked for nbval, the markers are spelt right, and each has a stored text to compare with."""
-    faults = []
     checked = [cell for cell in notebook.code if is_checked(cell)]
     if len(checked) < MIN_CHECKED:
-        faults.append(f"{len(checked)} cells are marked {CHECKED}; {MIN_CHECKED} are the least")
+        yield f"{len(checked)} cells are marked {CHECKED}; {MIN_CHECKED} are the least"
     for cell in checked:
         if not text_of(cell):
-            faults.append(f"a checked cell stores no text: {cell.source.splitlines()[-1]}")
+            yield f"a checked cell stores no text: {cell.source.splitlines()[-1]}"
     for cell in notebook.code:
         marks = [line.strip() for line in cell.source.splitlines() if "nbval" in line.lower()]
         marks += [tag for tag in cell.metadata.get("tags", []) if tag.startswith("nbval") or tag == "raises-exception"]
         # nbval says nothing about a misspelt marker, and the others switch a check off.
-        faults += [f"the only marker in use is {CHECKED}, not {mark}" for mark in marks if mark != CHECKED]
-    return faults
+        yield from (f"the only marker in use is {CHECKED}, not {mark}" for mark in marks if mark != CHECKED)
 
 
-def widgets_have_a_static_twin(notebook: Notebook) -> list[str]:
+@rule
+def widgets_have_a_static_twin(notebook: Notebook) -> Iterator[str]:
     """The next code cell after a widget stores a picture, because a widget shows nothing on GitHub."""
-    pairs = zip(notebook.code, [*notebook.code[1:], None], strict=True)
-    bare = [cell for cell, after in pairs if shows_widget(cell) and not (after and has_png(after))]
-    return [f"no static figure follows the widget cell: {cell.source.splitlines()[-1]}" for cell in bare]
+    for cell, after in zip(notebook.code, [*notebook.code[1:], None], strict=True):
+        if shows_widget(cell) and not (after and has_png(after)):
+            yield f"no static figure follows the widget cell: {cell.source.splitlines()[-1]}"
 
 
-def figures_are_described(notebook: Notebook) -> list[str]:
+@rule
+def figures_are_described(notebook: Notebook) -> Iterator[str]:
     """Under each figure stands a caption that says what is to be seen, for those who cannot see it."""
-    faults = []
     for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         caption = prose(after) if after else ""
         if has_png(cell) and not re.match(r"\*\*Figure\.\*\* .{30,}", caption, flags=re.DOTALL):
-            faults.append(f"no caption '**Figure.** …' follows the figure of: {cell.source.splitlines()[-1]}")
-    return faults
+            yield f"no caption '**Figure.** …' follows the figure of: {cell.source.splitlines()[-1]}"
 
 
-def exercises_are_complete(notebook: Notebook) -> list[str]:
+@rule
+def exercises_are_complete(notebook: Notebook) -> Iterator[str]:
     """Two or three exercises, each with difficulty, minutes, stub, checker and folded solution."""
     try:
-        found = exercises(notebook.cells)
+        numbers = [exercise.number for exercise in exercises(notebook.cells)]
     except (ValueError, SyntaxError) as error:
-        return [str(error)]
-    if [exercise.number for exercise in found] not in ([1, 2], [1, 2, 3]):
-        return [f"exercises should be numbered 1, 2 or 1, 2, 3; they are {[e.number for e in found]}"]
-    return []
+        yield str(error)
+    else:
+        if numbers not in ([1, 2], [1, 2, 3]):
+            yield f"exercises should be numbered 1, 2 or 1, 2, 3; they are {numbers}"
 
 
-def slides_are_marked(notebook: Notebook) -> list[str]:
+@rule
+def slides_are_marked(notebook: Notebook) -> Iterator[str]:
     """Each cell says what it is on a slide: headings and figures are shown, the set-up is not, prose becomes notes."""
-    faults, kinds = [], []
-    for cell in notebook.cells:
-        kind = cell.metadata.get("slideshow", {}).get("slide_type")
-        kinds.append(kind)
+    kinds = [cell.metadata.get("slideshow", {}).get("slide_type") for cell in notebook.cells]
+    for cell, kind in zip(notebook.cells, kinds, strict=True):
         start = cell.source.splitlines()[0] if cell.source else "an empty cell"
         if kind not in SLIDE_TYPES:
-            faults.append(f"slide_type is {kind!r}, not one of {sorted(SLIDE_TYPES)}: {start}")
+            yield f"slide_type is {kind!r}, not one of {sorted(SLIDE_TYPES)}: {start}"
         elif re.search(r"^#{1,3} ", prose(cell), flags=re.MULTILINE) and kind not in {"slide", "subslide"}:
-            faults.append(f"a heading is {kind}, not slide or subslide: {start}")
+            yield f"a heading is {kind}, not slide or subslide: {start}"
         elif has_png(cell) and kind not in {"slide", "subslide", "fragment"}:
-            faults.append(f"a figure is {kind}, so no slide shows it: {start}")
+            yield f"a figure is {kind}, so no slide shows it: {start}"
         elif cell.source == BOOTSTRAP and kind != "skip":
-            faults.append(f"the set-up is {kind}, not skip")
+            yield f"the set-up is {kind}, not skip"
     if "notes" not in kinds:
-        faults.append("no cell is marked notes, so the slides have no speaker notes")
-    return faults
-
-
-RULES: list[Callable[[Notebook], list[str]]] = [
-    names_are_numbered,
-    first_cell_introduces,
-    headings_are_in_order,
-    frame_is_filled,
-    links_resolve,
-    is_stored_executed,
-    bootstrap_is_canonical,
-    claims_are_checked,
-    widgets_have_a_static_twin,
-    figures_are_described,
-    exercises_are_complete,
-    slides_are_marked,
-]
+        yield "no cell is marked notes, so the slides have no speaker notes"

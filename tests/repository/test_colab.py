@@ -88,16 +88,11 @@ def test_first_results_on_colab(published, build_tools, colab, tmp_path):
     nbformat.write(content, path)
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PIP_", "PYTHON", "VIRTUAL"))}
-    environment = kept | {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{published.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": f"https://github.com/{badges.home().repository}",
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(build_tools),
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "JUPYTER_DATA_DIR": str(tmp_path / "jupyter"),  # no kernel of the user's
-    }
-    run = {"env": environment, "cwd": path.parent}
+    repository = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{published.as_uri()}.insteadOf"}
+    repository["GIT_CONFIG_VALUE_0"] = f"https://github.com/{badges.home().repository}"
+    pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(build_tools), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    kernels = {"JUPYTER_DATA_DIR": str(tmp_path / "jupyter")}  # none of the user's
+    run = {"env": kept | repository | pip | kernels, "cwd": path.parent}
     assert call(colab, "-c", "import importlib.util; print(importlib.util.find_spec('diffmask_lite'))", **run) == "None\n"
     call(colab, ROOT / "tools" / "run_notebooks.py", path, **run)  # refuses a cell that raises or writes to stderr
     assert checked(nbformat.read(path, as_version=4)) == checked(content)

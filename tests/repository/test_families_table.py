@@ -1,12 +1,10 @@
-"""The table of families is what the benchmark finds, and README and docs are what the tool makes of it."""
+"""The table of families is what the experiment finds, and README and docs are what the tool makes of it."""
 
 import csv
 import json
 import shutil
 
 import pytest
-import timm
-import torch
 from torch import nn
 
 import families_table
@@ -22,7 +20,7 @@ ASKED = {
 }  # fmt: skip
 
 
-def test_every_model_of_the_benchmark_is_in_the_table_once():
+def test_every_model_of_the_experiment_is_in_the_table_once():
     assert [(row["family"], row["variant"]) for row in ROWS] == list(MODELS) and len(MODELS) == len(model_families.MODELS)
     assert {row["family"] for row in ROWS} >= ASKED
     for row in ROWS:
@@ -41,16 +39,9 @@ def test_no_model_is_explained_wrongly_and_each_refusal_is_a_sentence():
 
 
 SOME = [
-    ("ViT", "class token"),
-    ("ViT", "not square"),
-    ("ViT", "relative positions"),
-    ("DINOv3", "plain"),
-    ("BEiT", "shared bias"),
-    ("NaFlexViT", "average pooling"),
-    ("CaiT", "plain"),
-    ("XCiT", "nano"),
-    ("ResNet", "18"),
-]
+    ("ViT", "class token"), ("ViT", "not square"), ("ViT", "relative positions"), ("DINOv3", "plain"), ("BEiT", "shared bias"),
+    ("NaFlexViT", "average pooling"), ("CaiT", "plain"), ("XCiT", "nano"), ("ResNet", "18"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("which", SOME, ids=": ".join)
@@ -59,58 +50,49 @@ def test_some_rows_are_found_again(which):
     assert model_families.row(MODELS[which]) == stored
 
 
-def test_readme_and_docs_are_what_the_tool_makes():
-    assert families_table.rewrite(check=True) == [], "run python tools/families_table.py"
+TEXTS = ["README.md", "docs/families.md"]
 
 
 @pytest.fixture
-def copied(tmp_path):
-    for name in ("README.md", "docs/families.md", "data/results/families.csv"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(families_table.ROOT / name, tmp_path / name)
-    return tmp_path
+def store(tmp_path):
+    """Make a copy of the two texts beside other results; where it lies."""
+
+    def make(rows):
+        for name in (*TEXTS, "data/results/families.csv"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(families_table.ROOT / name, tmp_path / name)
+        with (tmp_path / "data" / "results" / "families.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, model_families.COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        return tmp_path
+
+    return make
 
 
-def store(root, rows):
-    with (root / "data" / "results" / "families.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, model_families.COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def test_another_result_changes_both_texts(copied):
-    rows = [dict(row) for row in ROWS]
-    rows[0] |= {"family": "Nobody's ViT", "drop": "no", "methods": "rollout"}
-    store(copied, rows)
-    before = {name: (copied / name).read_text("utf-8") for name in ("README.md", "docs/families.md")}
-    assert families_table.rewrite(copied, check=True) == ["README.md", "docs/families.md"]
-    assert before == {name: (copied / name).read_text("utf-8") for name in before}, "--check changed something"
+def test_readme_and_docs_are_what_the_tool_makes_and_another_result_changes_both(store):
+    assert families_table.rewrite(check=True) == [], "run python tools/families_table.py"
+    copied = store([ROWS[0] | {"family": "Nobody's ViT", "drop": "no", "methods": "rollout"}, *ROWS[1:]])
+    before = [(copied / name).read_text("utf-8") for name in TEXTS]
+    assert families_table.rewrite(copied, check=True) == TEXTS
+    assert before == [(copied / name).read_text("utf-8") for name in TEXTS], "--check changed something"
     families_table.rewrite(copied)
     assert families_table.rewrite(copied) == []
-    for name in before:
-        text = (copied / name).read_text("utf-8")
-        (line,) = [line for line in text.splitlines() if "Nobody's ViT" in line]
+    for name in TEXTS:
+        (line,) = [line for line in (copied / name).read_text("utf-8").splitlines() if "Nobody's ViT" in line]
         assert "| no |" in line and "all but `raw_attention`" in line and "`rollout`" not in line
 
 
-def test_a_model_that_is_explained_wrongly_stops_the_tool(copied):
-    store(copied, [dict(ROWS[0]) | {"outcome": "wrong", "reason": "the image still shows"}, *ROWS[1:]])
+def test_a_model_that_is_explained_wrongly_stops_the_tool(store):
+    copied = store([ROWS[0] | {"outcome": "wrong", "reason": "the image still shows"}, *ROWS[1:]])
     with pytest.raises(ValueError, match=r"explained wrongly.*the image still shows"):
         families_table.rewrite(copied)
 
 
-# The benchmark's own checks find what they are for
-
-
+# ---- The experiment's own checks find what they are for ----
+@pytest.fixture
 def vit():
     return MODELS["ViT", "class token"].build()
-
-
-def test_a_sound_model_has_no_faults():
-    model = vit()
-    assert (
-        model_families.faults(model) == [] and model_families.drops(model) == (True, []) and model_families.trains(model) == []
-    )
 
 
 class Leaky(nn.Module):
@@ -144,30 +126,11 @@ def reversed_order(model):
 
 
 def blind(model):
-    with torch.no_grad():
-        model.head.weight.zero_()
+    nn.init.zeros_(model.head.weight)
 
 
-@pytest.mark.parametrize(
-    "spoil, words",
-    [
-        (leaky, "without any patch the image still shows"),
-        (reversed_order, "pixels of patch 0 reach another patch's embedding"),
-        (blind, "without any patch nothing changes"),
-    ],
-)
-def test_a_spoilt_model_is_found_out(spoil, words):
-    model = vit()
-    spoil(model)
-    assert words in model_families.faults(model)
-
-
-def test_a_model_that_forgets_its_patches_order_in_the_blocks_is_found_by_dropping():
-    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, **model_families.NARROW).eval()
-    with torch.no_grad():
-        model.head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    assert model_families.drops(model) == (True, [])
-    model.forward_head = lambda x: model.head(x[:, 0] + model.patch_embed(model.images).mean(1))
+def remembering(model):
+    """The head reads patch embeddings past the blocks, so a token dropped there still shows."""
     right = model.forward_features
 
     def remember(x, **options):
@@ -175,4 +138,19 @@ def test_a_model_that_forgets_its_patches_order_in_the_blocks_is_found_by_droppi
         return right(x, **options)
 
     model.forward_features = remember
-    assert "a dropped patch still shows" in model_families.drops(model)[1]
+    model.forward_head = lambda x: model.head(x[:, 0] + model.patch_embed(model.images).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (leaky, "without any patch the image still shows"),
+        (reversed_order, "pixels of patch 0 reach another patch's embedding"),
+        (blind, "without any patch nothing changes"),
+        (remembering, "a dropped patch still shows"),
+    ],
+)
+def test_a_sound_model_has_no_faults_and_a_spoilt_one_is_found_out(vit, spoil, words):
+    assert model_families.faults(vit) == model_families.trains(vit) == [] and model_families.drops(vit) == (True, [])
+    spoil(vit)
+    assert words in (model_families.drops(vit)[1] if spoil is remembering else model_families.faults(vit))

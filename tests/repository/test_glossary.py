@@ -3,11 +3,12 @@
 import inspect
 import pkgutil
 import re
-from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "glossary.md").read_text("utf-8")
+from contract import ROOT
+
+TEXT = (ROOT / "docs" / "glossary.md").read_text("utf-8")
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -17,8 +18,7 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line] for line in lines[2:]]
 
 
-def names() -> list[str]:
-    return sorted({name for row in rows("Symbols") for name in re.findall(r"`(.+?)`", row[-1])})
+NAMES = sorted({name for row in rows("Symbols") for name in re.findall(r"`(.+?)`", row[-1])})
 
 
 def exists(name: str) -> bool:
@@ -35,27 +35,22 @@ def exists(name: str) -> bool:
     return thing is not None and (argument is None or argument in inspect.signature(thing).parameters)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_name_exists(name):
     assert exists(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["gates.no_such", "no_such.sample", "gates.sample(no_such)", "diffmask.Check.no_such", "diffmask.Check.kl(x)"],
-)
+WRONG = ["gates.no_such", "no_such.sample", "gates.sample(no_such)", "diffmask.Check.no_such", "diffmask.Check.kl(x)"]
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_name_that_does_not_exist_is_seen(name):
     assert not exists(name)
 
 
-def test_every_symbol_has_a_name_in_the_code():
+def test_every_symbol_has_a_name_in_the_code_and_words_are_defined_once_and_in_order():
     table = rows("Symbols")
-    assert len(table) > 20
-    for row in table:
-        assert len(row) == 4 and "`" in row[-1], row
-
-
-def test_words_are_defined_once_and_in_order():
+    assert len(table) > 20 and all(len(row) == 4 and "`" in row[-1] for row in table)
     table = rows("Words")
     words = [re.fullmatch(r"\*\*(.+)\*\*", row[0])[1].casefold() for row in table]
     assert words == sorted(set(words))

@@ -16,89 +16,69 @@ PATHS = badges.notebook_paths()
 NOTEBOOKS = {path.name: nbformat.read(path, as_version=4) for path in PATHS}
 FIRST = PATHS[0].name
 EXERCISES = reading.exercises(NOTEBOOKS[FIRST].cells)
-every_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
-def text(content: nbformat.NotebookNode) -> str:
-    return "\n".join(cell.source for cell in content.cells)
+BASE = "https://github.com/{}/blob/{}/".format(*badges.home())
 
 
 def code(content: nbformat.NotebookNode) -> list:
     return [cell for cell in content.cells if cell.cell_type == "code"]
 
 
-@every_notebook
-def test_student_version_holds_no_answer(name):
-    before = nbformat.writes(NOTEBOOKS[name])
-    student = handout.student_version(NOTEBOOKS[name])
-    assert nbformat.writes(NOTEBOOKS[name]) == before, "the notebook itself was changed"
+def quiz(content: nbformat.NotebookNode) -> list:
+    return reading.FOLDED.findall(reading.section(content.cells, reading.QUIZ, fences=True))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_student_version_holds_no_answer_keeps_all_else_and_its_links_resolve(name):
+    content, before = NOTEBOOKS[name], nbformat.writes(NOTEBOOKS[name])
+    student = handout.student_version(content)
+    assert nbformat.writes(content) == before, "the notebook itself was changed"
     nbformat.validate(student)
-    for exercise in reading.exercises(NOTEBOOKS[name].cells):
+    text, exercises = "\n".join(cell.source for cell in student.cells), reading.exercises(content.cells)
+    for exercise in exercises:
         assert any(exercise.stub in ast.unparse(ast.parse(reading.python(cell))) for cell in code(student))
-        assert exercise.solution not in text(student)
-        assert exercise.answer not in text(student)
-    assert "Solution</summary>" not in text(student)
-    for summary, answer in reading.FOLDED.findall(reading.section(NOTEBOOKS[name].cells, reading.QUIZ, fences=True)):
-        assert f"**{summary}**" in text(student)
-        assert answer.strip() not in text(student)
+        assert exercise.solution not in text and exercise.answer not in text
+    assert "Solution</summary>" not in text
+    for summary, answer in quiz(content):
+        assert f"**{summary}**" in text and answer.strip() not in text
 
-
-@every_notebook
-def test_student_version_keeps_all_else(name):
-    student = handout.student_version(NOTEBOOKS[name])
-    assert code(student) == code(NOTEBOOKS[name]), "a code cell or its output changed"
+    assert code(student) == code(content), "a code cell or its output changed"
     kept = {cell.id: cell for cell in student.cells}
-    gone = [cell for cell in NOTEBOOKS[name].cells if cell.id not in kept]
-    assert all("<summary>Solution</summary>" in cell.source for cell in gone)
-    assert len(gone) == len(reading.exercises(NOTEBOOKS[name].cells))
-    for cell in NOTEBOOKS[name].cells:
+    gone = [cell for cell in content.cells if cell.id not in kept]
+    assert all("<summary>Solution</summary>" in cell.source for cell in gone) and len(gone) == len(exercises)
+    for cell in content.cells:
         assert cell.id not in kept or kept[cell.id].metadata == cell.metadata, "slides would change"
 
-
-@every_notebook
-def test_links_of_the_student_version_resolve(name):
-    student = handout.student_version(NOTEBOOKS[name])
     assert "colab" not in student.cells[0].source, "the badge opens the version with solutions"
-    base = "https://github.com/{}/blob/{}/".format(*badges.home())
-    for cell in student.cells:
-        for target in re.findall(r"\]\(([^)\s]+)\)", reading.prose(cell)):
-            if target.startswith(base):
-                assert (badges.ROOT / target.removeprefix(base).split("#")[0]).exists(), target
-            elif not re.match(r"\w+:|#", target):
-                assert target.split("#")[0] in NOTEBOOKS, target
+    for target in (target for cell in student.cells for target in re.findall(r"\]\(([^)\s]+)\)", reading.prose(cell))):
+        if target.startswith(BASE):
+            assert (badges.ROOT / target.removeprefix(BASE).split("#")[0]).exists(), target
+        elif not re.match(r"\w+:|#", target):
+            assert target.split("#")[0] in NOTEBOOKS, target
 
 
 def test_only_links_are_made_absolute():
     markdown = "[a](../docs/glossary.md#b) `f[0](x)` [c](01_c.ipynb) [d](https://e.org)\n\n```python\nfs[0](x)\n```"
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(markdown)])
-    base = "https://github.com/{}/blob/{}/".format(*badges.home())
-    wanted = markdown.replace("../docs", f"{base}docs")
-    assert handout.student_version(content).cells[0].source == wanted
+    assert handout.student_version(content).cells[0].source == markdown.replace("../docs", f"{BASE}docs")
 
 
-def test_marking_sheet_holds_everything():
-    sheet = handout.marking_sheet(NOTEBOOKS)
-    points = 0
+def test_command_writes_student_versions_and_a_marking_sheet_that_holds_everything(tmp_path):
+    assert handout.main(["--output", str(tmp_path)]) == 0
+    assert sorted(path.name for path in (tmp_path / "student").iterdir()) == list(NOTEBOOKS)
+    sheet, points = (tmp_path / "marking.md").read_text("utf-8"), 0
+    assert sheet.startswith("# Marking sheet")
     for name, content in NOTEBOOKS.items():
         for exercise in reading.exercises(content.cells):
             points += {"easy": 1, "medium": 2, "hard": 3}[exercise.difficulty]
             row = f"| {name[:2]} | {exercise.number} | {exercise.title} | {exercise.difficulty} | {exercise.minutes} |"
-            assert exercise.title and row in sheet
-            assert exercise.solution in sheet
-        for summary, answer in reading.FOLDED.findall(reading.section(content.cells, reading.QUIZ, fences=True)):
-            assert summary in sheet and answer.strip() in sheet
+            assert exercise.title and row in sheet and exercise.solution in sheet
+        assert all(summary in sheet and answer.strip() in sheet for summary, answer in quiz(content))
     assert f"together {points}." in sheet
 
 
-def test_command_writes_both(tmp_path):
-    assert handout.main(["--output", str(tmp_path)]) == 0
-    assert sorted(path.name for path in (tmp_path / "student").iterdir()) == list(NOTEBOOKS)
-    assert (tmp_path / "marking.md").read_text("utf-8").startswith("# Marking sheet")
-
-
-# ---- Marking --------------------------------------------------------------------------------------------------------
-
-
+# ---- Marking ----
 def hand_in(path, *answers: str) -> None:
     """Store the first notebook with the stub of each exercise replaced by an answer, '' for none."""
     content = handout.student_version(NOTEBOOKS[FIRST])
@@ -115,7 +95,7 @@ def define(exercise: reading.Exercise, body: str) -> str:
 
 def test_marks(tmp_path):
     one, two = EXERCISES[:2]
-    cheat = f"import diffmask_lite.exercises as e\ne.{two.checker} = lambda f: e.Verdict('passed')\n"
+    cheat = f"import diffmask_lite.course.exercises as e\ne.{two.checker} = lambda f: e.Verdict('passed')\n"
     tried = f"%time 1\nlater = no_such_name\nfrom math import pi\n{one.solution}\nraise SystemExit"
     hand_in(tmp_path / "anna" / FIRST, tried, two.solution)
     hand_in(tmp_path / "bert" / "week 1" / FIRST, define(one, "while True: pass"), define(two, "import os; os._exit(0)"))

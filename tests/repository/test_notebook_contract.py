@@ -15,28 +15,22 @@ import badges
 import contract
 from contract import BOOTSTRAP, RULES, Notebook
 
-PATHS = badges.notebook_paths()
-NAMES = [path.name for path in PATHS]
-
-
-def test_there_are_notebooks():
-    assert PATHS, "notebooks/ is empty, so the rules below would hold nothing to anything"
+NAMES = [path.name for path in badges.notebook_paths()]
+NOTEBOOKS = [Notebook.load(path, NAMES) for path in badges.notebook_paths()]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_notebook_keeps(path, rule):
-    faults = rule(Notebook.load(path, NAMES))
-    assert not faults, f"{path.name}: " + "; ".join(faults)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NAMES)
+def test_notebook_keeps(notebook, rule):
+    faults = list(rule(notebook))
+    assert not faults, f"{notebook.name}: " + "; ".join(faults)
 
 
 def test_badges_links_and_table_are_in_step():
-    assert badges.rewrite(check=True) == [], "run python tools/badges.py"
+    assert NOTEBOOKS and badges.rewrite(check=True) == [], "run python tools/badges.py"
 
 
-# ---- The rules are tested on a small notebook that keeps all of them, and on broken copies of it ---------------------
-
-
+# ---- The rules are tested on a small notebook that keeps all of them, and on broken copies of it ----
 def markdown(source: str, kind: str):
     return nbformat.v4.new_markdown_cell(source, metadata={"slideshow": {"slide_type": kind}})
 
@@ -49,7 +43,7 @@ def printed(text: str, name: str = "stdout"):
     return nbformat.v4.new_output("stream", name=name, text=text)
 
 
-def picture(kind: str = "image/png"):
+def shown(kind: str = "image/png"):
     return nbformat.v4.new_output("display_data", {kind: "AAAA", "text/plain": "<Figure size 640x480 with 1 Axes>"})
 
 
@@ -73,17 +67,14 @@ def exemplary() -> Notebook:
         markdown("A patch is a token.", "notes"),
         *[code(f"# NBVAL_CHECK_OUTPUT\nprint({i} < 3)", "skip", printed("True\n")) for i in range(3)],
         code("widgets.explore(result)", "skip", printed("slider")),
-        code("plots.show(result)", "slide", picture()),
+        code("plots.show(result)", "slide", shown()),
         markdown("**Figure.** The cat's patches are bright, all others are dark.", "notes"),
-        *[
-            cell
-            for n in (1, 2)
-            for cell in (
-                markdown(EXERCISE.format(n=n), "slide"),
-                code(STUB, "fragment", printed("not attempted yet")),
-                markdown(SOLUTION, "skip"),
-            )
-        ],
+        markdown(EXERCISE.format(n=1), "slide"),
+        code(STUB, "fragment", printed("not attempted yet")),
+        markdown(SOLUTION, "skip"),
+        markdown(EXERCISE.format(n=2), "slide"),
+        code(STUB, "fragment", printed("not attempted yet")),
+        markdown(SOLUTION, "skip"),
         markdown("## Recap\n\nPatches count.", "slide"),
         markdown("## Check yourself\n\n" + "\n\n".join([QUESTION] * 3), "slide"),
         markdown("## References\n\n[The paper](https://arxiv.org/abs/2304.06391)", "slide"),
@@ -170,7 +161,7 @@ BROKEN = {
         "error": storing("widgets.", ERROR),
         "stderr": storing("widgets.", printed("careful", "stderr")),
         "progress": storing("widgets.", printed("1 %\r2 %")),
-        "jpeg": storing("plots.", picture("image/jpeg")),
+        "jpeg": storing("plots.", shown("image/jpeg")),
         "attachment": lambda n: n.cells[0].update(attachments={"a.png": {}}),
     },
     contract.bootstrap_is_canonical: {
@@ -185,7 +176,7 @@ BROKEN = {
         "too few": replacing("# NBVAL_CHECK_OUTPUT\n", ""),
         "nothing stored": storing("NBVAL"),
         "blank stored": storing("NBVAL", printed("\n")),
-        "only a picture": storing("NBVAL", picture()),
+        "only a picture": storing("NBVAL", shown()),
         "misspelt": replacing("widgets.explore", "# NBVAL_CHECK_OUTPUTS\nwidgets.explore"),
         "switched off": replacing("widgets.explore", "# NBVAL_SKIP\nwidgets.explore"),
         "tag": lambda n: n.code[1].metadata.update(tags=["nbval-ignore-output"]),
@@ -221,34 +212,20 @@ BROKEN = {
         "no notes": lambda n: [marking(text, "fragment")(n) for text in ("A patch", "**Figure.**")],
     },
 }
-CASES = [
-    pytest.param(rule, change, id=f"{rule.__name__}: {name}")
-    for rule, changes in BROKEN.items()
-    for name, change in changes.items()
-]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_exemplary_notebook_keeps(rule):
-    assert rule(exemplary()) == []
+def test_rule_passes_the_exemplary_notebook_and_catches_each_change_that_breaks_it(rule):
+    sound = exemplary()
+    assert list(rule(sound)) == []
+    for name, change in BROKEN[rule].items():
+        notebook = copy.deepcopy(sound)
+        change(notebook)
+        assert notebook != sound, f"{name}: the change changes nothing"
+        assert list(rule(notebook)), f"{name}: a broken notebook passes"
 
 
-@pytest.mark.parametrize(("rule", "change"), CASES)
-def test_rule_catches(rule, change):
-    notebook = exemplary()
-    before = copy.deepcopy(notebook)
-    change(notebook)
-    assert notebook != before, "the change changes nothing"
-    assert rule(notebook), "a broken notebook passes"
-
-
-def test_every_rule_is_tested():
-    assert set(BROKEN) == set(RULES)
-
-
-# ---- The bootstrap cell, run in each of the places where it may find itself ------------------------------------------
-
-
+# ---- The bootstrap cell, run in each of the places where it may find itself ----
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
     """Run the bootstrap cell in a folder where the package cannot be imported; what it installs is only noted."""
@@ -274,11 +251,11 @@ def elsewhere(monkeypatch, tmp_path):
     return run
 
 
-def test_bootstrap_leaves_a_found_package_alone():
+def test_bootstrap_is_short_and_leaves_a_found_package_alone():
     before = list(sys.path)
     for _ in range(2):
         exec(compile(BOOTSTRAP, "bootstrap", "exec"), {})
-    assert sys.path == before
+    assert sys.path == before and len(BOOTSTRAP.splitlines()) <= 25
 
 
 def test_bootstrap_finds_the_repository_from_below(elsewhere):
@@ -297,10 +274,5 @@ def test_bootstrap_installs_on_colab_and_holds_torch_and_numpy(elsewhere, tmp_pa
 
 
 def test_bootstrap_says_what_is_missing_elsewhere(elsewhere, tmp_path):
-    with pytest.raises(ModuleNotFoundError, match=r"clone https://github.com/") as caught:
+    with pytest.raises(ModuleNotFoundError, match=r"^.*clone https://github.com/.*$"):
         elsewhere(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_bootstrap_is_short():
-    assert len(BOOTSTRAP.splitlines()) <= 25

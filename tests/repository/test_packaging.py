@@ -1,9 +1,9 @@
 """Files that have to say the same thing do: pyproject.toml, environment.yml, README.md, .ci/run and the rest."""
 
 import ast
-import importlib
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,21 +18,21 @@ from packaging.specifiers import SpecifierSet
 
 import diffmask_lite
 import reading
+from contract import ROOT
 from diffmask_lite import weights
 from diffmask_lite.datasets import ColourGrid
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
 WHEEL = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
 
 
-def command(marker: str) -> list[str]:
-    """The lines of the fenced block after a marker in the README."""
-    match = re.search(rf"^<!-- {marker} -->\n+```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    assert match, f"README.md lacks <!-- {marker} --> and a fenced block after it"
-    return match[1].splitlines()
+def command(marker: str) -> str:
+    """The one line of the fenced block after a marker in the README."""
+    match = re.search(rf"^<!-- {marker} -->\n+```\w*\n(.*)\n```", README, flags=re.MULTILINE)
+    assert match, f"README.md lacks <!-- {marker} --> and, after it, a fenced block of one line"
+    return match[1]
 
 
 def extras(text: str) -> set[str]:
@@ -40,20 +40,13 @@ def extras(text: str) -> set[str]:
     return {name for names in re.findall(r"\.\[([\w,]+)\]", text) for name in names.split(",")}
 
 
-def test_environment_holds_no_version_but_pythons():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
-    plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
-    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    (python,) = (entry for entry in plain if entry.startswith("python"))
-    assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
-    assert set(plain) == {python, "pip"}
-    assert len(pip) == 1 and re.fullmatch(r'-e "\.\[[\w,]+\]"', pip[0])
-    assert extras(pip[0]) == {"lab", "test"}
-
-
-def test_named_extras_exist():
-    texts = [README, *((ROOT / name).read_text("utf-8") for name in ("environment.yml", "CONTRIBUTING.md"))]
-    assert {"lab", "test"} <= extras("\n".join(texts)) <= set(PROJECT["optional-dependencies"])
+def test_environment_holds_no_version_but_pythons_and_named_extras_exist():
+    text = (ROOT / "environment.yml").read_text("utf-8")
+    python, pip, packages = yaml.safe_load(text)["dependencies"]
+    assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"]) and pip == "pip"
+    assert re.fullmatch(r'-e "\.\[[\w,]+\]"', *packages["pip"]) and extras(text) == {"lab", "test"}
+    texts = README + text + (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert {"lab", "test"} <= extras(texts) <= set(PROJECT["optional-dependencies"])
 
 
 def test_installed_versions_are_admitted():
@@ -64,67 +57,37 @@ def test_installed_versions_are_admitted():
 
 
 @pytest.mark.parametrize(("marker", "end"), [("lab-command", "00_quickstart.ipynb"), ("test-command", "-m pytest")])
-def test_readme_has_the_command_in_one_line(marker, end):
-    (line,) = command(marker)
-    assert line.startswith("python3 -m venv .venv && .venv/bin/python -m pip install -e ")
-    assert line.endswith(end)
-
-
-def test_windows_commands_are_the_same_commands():
-    for marker in ("lab-command", "test-command"):
-        (line,) = command(marker)
-        windows = line.replace("python3 ", "py ").replace(" && ", "; ").replace(".venv/bin/", ".venv\\Scripts\\")
-        assert f"```powershell\n{windows}\n```" in README
-
-
-def test_notebook_of_the_lab_command_exists():
-    (line,) = command("lab-command")
-    assert (ROOT / line.split()[-1]).is_file()
-
-
-@pytest.fixture
-def ci(tmp_path):
-    """Run a copy of .ci/run beside a README of the given text."""
-
-    def run(readme: str):
-        (tmp_path / ".ci").mkdir()
-        script = tmp_path / ".ci" / "run"
-        script.write_bytes((ROOT / ".ci" / "run").read_bytes())
-        (tmp_path / ".venv").mkdir()
-        (tmp_path / "README.md").write_text(readme, "utf-8")
-        return subprocess.run(["bash", script], capture_output=True, text=True, cwd="/", stdin=subprocess.DEVNULL)
-
-    return run
+def test_readme_has_the_command_in_one_line_and_the_same_for_windows(marker, end):
+    line = command(marker)
+    assert line.startswith("python3 -m venv .venv && .venv/bin/python -m pip install -e ") and line.endswith(end)
+    assert marker == "test-command" or (ROOT / line.split()[-1]).is_file()
+    windows = line.replace("python3 ", "py ").replace(" && ", "; ").replace(".venv/bin/", ".venv\\Scripts\\")
+    assert f"```powershell\n{windows}\n```" in README
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Skipped: .ci/run is a bash script; run it on Linux or macOS")
-class TestCiRun:
-    def test_runs_the_marked_command_in_a_fresh_place(self, ci, tmp_path):
-        text = README.replace(command("test-command")[0], "ls -a && pwd")
-        result = ci(text)
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.splitlines()[0] == "+ ls -a && pwd"
-        assert Path(result.stdout.splitlines()[-1]).samefile(tmp_path)
-        assert ".venv" not in result.stdout.splitlines()
-
-    def test_fails_as_the_command_fails(self, ci):
-        assert ci("<!-- test-command -->\n```bash\nexit 7\n```\n").returncode == 7
-
-    @pytest.mark.parametrize(
-        "readme",
-        [
-            "```bash\necho no marker\n```\n",
-            "<!-- test-command -->\n",
-            "<!-- test-command -->\n```\necho 1\necho 2\n```\n",
-        ],
-    )
-    def test_says_what_the_readme_lacks(self, ci, readme):
-        result = ci(readme)
-        assert result.returncode == 1
-        assert "<!-- test-command -->" in result.stderr
-
-    def test_is_executable(self):
-        assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+@pytest.mark.parametrize(
+    ("readme", "status", "words"),
+    [
+        (README.replace(command("test-command"), "ls -a && pwd"), 0, ""),
+        ("<!-- test-command -->\n```bash\nexit 7\n```\n", 7, ""),
+        ("```bash\necho no marker\n```\n", 1, "<!-- test-command -->"),
+        ("<!-- test-command -->\n", 1, "<!-- test-command -->"),
+        ("<!-- test-command -->\n```\necho 1\necho 2\n```\n", 1, "<!-- test-command -->"),
+    ],
+    ids=["in a fresh place", "fails", "no marker", "no block", "two lines"],
+)
+def test_ci_runs_the_marked_command(tmp_path, readme, status, words):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".ci").mkdir()
+    script = Path(shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci"))
+    (tmp_path / "README.md").write_text(readme, "utf-8")
+    result = subprocess.run(["bash", script], capture_output=True, text=True, cwd="/", stdin=subprocess.DEVNULL)
+    assert result.returncode == status and words in result.stderr, result.stderr
+    assert script.stat().st_mode & 0o111
+    if status == 0:
+        first, *listed, folder = result.stdout.splitlines()
+        assert first == "+ ls -a && pwd" and ".venv" not in listed and Path(folder).samefile(tmp_path)
 
 
 def test_wheel_takes_the_data_along():
@@ -134,20 +97,14 @@ def test_wheel_takes_the_data_along():
         assert (ROOT / "data" / name).is_file()
 
 
-def test_versions_agree():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert str(citation["version"]) == PROJECT["version"]
-    assert getattr(diffmask_lite, "__version__", PROJECT["version"]) == PROJECT["version"]
-
-
-def test_citation_has_the_required_keys():
+def test_citation_has_the_required_keys_and_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert str(citation["version"]) == PROJECT["version"] == diffmask_lite.__version__
     assert citation["repository-code"] == PROJECT["urls"]["Repository"]
     (paper,) = citation["references"]
     assert {"type", "title", "authors"} <= set(paper)
-    assert paper["identifiers"][0]["value"] == "arXiv:2304.06391"
-    assert len(paper["authors"]) == 5
+    assert paper["identifiers"][0]["value"] == "arXiv:2304.06391" and len(paper["authors"]) == 5
 
 
 def test_workflow_runs_the_same_script_from_the_oldest_python_on():
@@ -187,31 +144,20 @@ def test_lecture_paths_name_sections_and_add_up():
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_readme_has_its_three_examples():
-    assert len(EXAMPLES) == 3
-
-
-def test_gates_that_rank_in_the_readme_are_trained_and_cut():
-    vit, _ = weights.pretrained("grid")
+def test_readme_examples_import_what_exists_and_train_cut_and_compare(capsys):
+    _, train, compare = EXAMPLES
+    for example in EXAMPLES:
+        imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
+        assert imports, "the example imports nothing of ours"
+        for node in imports:
+            exec(ast.unparse(node), {})
+    vit, explainer = weights.pretrained("grid")
     data = ColourGrid(20, seed=0)
     names = {"vit": vit, "dataset": data, "images": data.images}
-    assert "steps=10_000" in EXAMPLES[1]
-    exec(EXAMPLES[1].replace("steps=10_000", "steps=2, progress=False"), names)
+    assert "steps=10_000" in train
+    exec(train.replace("steps=10_000", "steps=2, progress=False"), names)
     assert names["explainer"].cut is not None and names["explainer"].placeholder == "drop"
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_imports_of_the_readme_examples_exist(example):
-    imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
-    assert imports, "the example imports nothing of ours"
-    for node in imports:
-        exec(ast.unparse(node), {})
-
-
-def test_comparison_in_the_readme_runs(capsys):
-    vit, explainer = weights.pretrained("grid")
-    images = ColourGrid(20, seed=0).images
-    exec(EXAMPLES[2], {"vit": vit, "images": images, "result": explainer.explain(images)})
+    exec(compare, {"vit": vit, "images": data.images, "result": explainer.explain(data.images)})
     printed = capsys.readouterr().out
     assert "srg" in printed and "gradient_attention" in printed
 

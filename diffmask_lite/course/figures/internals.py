@@ -172,6 +172,7 @@ def removals(picture: Any, keep: Any, noise: Any, answers: Mapping[str, Any], na
     titles = {way: wrap(f"{way}\n{says(softmax(logits).reshape(-1), names)}", side) for way, logits in answers.items()}
     above = 0.2 * max(len(title.splitlines()) for title in titles.values())
     figure, axes = new_figure(side * height / width + above + 0.15, 1, len(answers))
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.96))  # saved titles stand a little higher than they are laid out
     inside = _spread(keep, (height, width))[..., None]
     for ax, (way, title) in zip(axes.flat, titles.items(), strict=True):
         ax.imshow(np.where(inside, picture, fills[way]), interpolation="nearest", extent=(0, width, height, 0))
