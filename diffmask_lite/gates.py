@@ -86,8 +86,8 @@ class Gate(nn.Module):
 
         To mix the outputs by p is to mix their weights, so an image has one weight vector, however many classes there are.
         """
-        weight, bias = self.last.weight, self.last.bias
-        with torch.autocast(hidden.device.type, enabled=False):  # logits in bfloat16 would have ties where gates are to rank
-            if p is None:
-                return F.linear(hidden.float(), weight, bias).squeeze(-1)
-            return torch.einsum("bnd,bd->bn", hidden.float(), p @ weight) + (p @ bias)[:, None]
+        weight, bias = self.last.weight, self.last.bias  # (classes or 1, hidden), (classes or 1,)
+        if p is not None:
+            weight, bias = (p[..., None] * weight).sum(1, keepdim=True), (p * bias).sum(1, keepdim=True)
+        # No matrix product, which autocast would round: logits in bfloat16 have ties where gates are to rank.
+        return (hidden.float() * weight).sum(-1) + bias

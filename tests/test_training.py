@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from diffmask_lite import DiffMask, Ranking, calibrate, fit
+from diffmask_lite import Constraint, DiffMask, Ranking, calibrate, fit
 from diffmask_lite.datasets import ColourGrid
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
@@ -176,6 +176,13 @@ def test_the_multiplier_ascends_where_the_constraint_is_broken_and_falls_where_i
 
     assert min(alphas(eps=1e-9)) > 1 and max(alphas(eps=1e-9, alpha_lr=1e9, alpha_bounds=(0.1, 1.5))) == 1.5
     assert max(alphas(eps=50.0, alpha_bounds=(0.0, 1.5))) == 0 and min(alphas(eps=50.0)) == pytest.approx(0.1)
+    constraint, explainer = Constraint(eps=0.1), DiffMask(shared("vit"))  # each depth has a multiplier of its own
+    constraint.start(5, alphas=[1.0, 2.0, 3.0, 4.0, 5.0])
+    step = Step(explainer, images, *explainer.read(images, last=2), torch.rand(10, 3, 16, generator=stream(1)), None)
+    found = {name: value.item() for name, value in constraint.terms(step).items()}
+    assert found["loss"] == pytest.approx(found["sparsity"] + 3 * (found["kl"] - 0.1), abs=1e-5)
+    constraint.update(2, 1.1)
+    assert constraint.alphas.tolist() == pytest.approx([1, 2, 3.3, 4, 5])
 
 
 @pytest.mark.parametrize("settings", [{}, {"objective": Ranking()}], ids=["constraint", "ranking"])

@@ -48,6 +48,7 @@ def _check_same(found: Tensor, truth: Tensor, what: str) -> None:
 
 def _auroc(values: Tensor, truth: Tensor) -> Tensor:
     """Mann and Whitney's U over the number of pairs, along the last axis."""
+    values, truth = values.cpu(), truth.cpu()  # where ranks are made
     positive, negative = truth.sum(-1).double(), (~truth).sum(-1).double()
     wins = (midranks(values) * truth).sum(-1) - positive * (positive + 1) / 2
     return wins / (positive * negative)  # 0 / 0 where there is no pair
