@@ -23,7 +23,7 @@ from diffmask_lite.datasets import CIFAR10, ColourGrid, test_set
 from diffmask_lite.diffmask import PLACEHOLDERS
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.training import hold_out
-from diffmask_lite.training.distributed import native_bfloat16
+from diffmask_lite.training.distributed import fast_bfloat16
 from manifest import command, register, rounded
 from tables import merge
 from validation import Validation
@@ -39,8 +39,8 @@ EVERY = 500  # steps between two checkpoints, and two looks at held-out images
 
 
 def autocast_for(task: str) -> torch.dtype | None:
-    """Return the dtype in which the ViT runs: bfloat16 for CIFAR-10, if the processor computes in it; else float32."""
-    return torch.bfloat16 if task == "cifar10" and native_bfloat16("cpu") else None
+    """Return the dtype in which the ViT runs: bfloat16 for CIFAR-10, if the processor has AMX; else float32."""
+    return torch.bfloat16 if task == "cifar10" and fast_bfloat16("cpu") else None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,8 +31,8 @@ from tqdm import tqdm
 from diffmask_lite import weights
 from diffmask_lite.datasets import CIFAR10, ColourGrid, test_set
 from diffmask_lite.training.checkpoint import load_checkpoint, save_checkpoint
-from diffmask_lite.training.data import epoch_order
-from diffmask_lite.training.distributed import native_bfloat16
+from diffmask_lite.training.data import digest, epoch_order
+from diffmask_lite.training.distributed import fast_bfloat16
 from diffmask_lite.vit import anatomy, drop_tokens, explicit_attention, predict, to_pixels
 from diffmask_lite.vit.randomness import stream
 from manifest import command, register, rounded, save_vit
@@ -51,7 +51,7 @@ class Recipe:
     warmup: int = 500
     decay: float = 1.0  # last share of the steps, over which the learning rate falls to 0 along a cosine
     muon: bool = False  # Muon for the matrices, AdamW for the rest; else AdamW for all
-    bf16: bool = True  # where the processor computes in it
+    bf16: bool = True  # where the processor has AMX
     removed: float = 0.8  # up to this share of the patches is taken away in a step
     mean_every: int = 8  # every so many steps the mean patch stands where patches are gone; else their tokens are dropped
 
@@ -62,14 +62,14 @@ RECIPES = {
 }
 
 
-def training_images(name: str, root: str | os.PathLike | None = None) -> tuple[int, Callable]:
-    """Return (number of training images, function (indices, generator) -> images, labels) for a recipe."""
+def training_images(name: str, root: str | os.PathLike | None = None) -> tuple[Dataset, Callable]:
+    """Return (training images, function (indices, generator) -> images, labels) for a recipe."""
     if name == "grid":
         data = ColourGrid(20_000, seed=1)
         images, labels = data.images, data.cells.flatten(1).sum(1)
-        return len(data), lambda index, _draw: (images[index], labels[index])
+        return data, lambda index, _draw: (images[index], labels[index])
     data = CIFAR10("train", root)
-    return len(data), lambda index, draw: (data.normalise(_augment(data.images[index], draw)), data.labels[index])
+    return data, lambda index, draw: (data.normalise(_augment(data.images[index], draw)), data.labels[index])
 
 
 def _augment(pixels: Tensor, draw: torch.Generator) -> Tensor:
@@ -101,10 +101,13 @@ def train_vit(
         torch.manual_seed(seed)
         model = weights.build(name)
     recipe = RECIPES[name]
-    length, batch_of = training_images(name, root)
+    data, batch_of = training_images(name, root)
     steps = steps or recipe.steps
     optimizer, shape, bf16 = _optimizer(model, recipe), anatomy(model), uses_bfloat16(name)
-    run = {"kind": "train-vit", "name": name, "steps": steps, "seed": seed, "bfloat16": bf16, "recipe": asdict(recipe)}
+    run = {
+        "kind": "train-vit", "name": name, "steps": steps, "seed": seed, "bfloat16": bf16, "recipe": asdict(recipe),
+        "data": digest(data, seed),
+    }  # fmt: skip
     found, start = load_checkpoint(checkpoint, run, steps), 0
     if found:
         model.load_state_dict(found["model"])
@@ -122,7 +125,7 @@ def train_vit(
     )
     for step in bar:
         draw = stream(seed, "vit", step)
-        images, labels = batch_of(epoch_order(length, seed, step * recipe.batch, recipe.batch), draw)
+        images, labels = batch_of(epoch_order(len(data), seed, step * recipe.batch, recipe.batch), draw)
         keep = torch.rand(recipe.batch, shape.patches, generator=draw).argsort(1)  # a random ranking of each image's patches
         rate = _rate(recipe, step, steps)
         # While the learning rate is high, steps may be rough if they are cheap: then at least half of `removed` is taken away.
@@ -170,8 +173,8 @@ def _rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def uses_bfloat16(name: str) -> bool:
-    """Return whether this machine trains the ViT in bfloat16: if the recipe says so, and the processor computes in it."""
-    return RECIPES[name].bf16 and native_bfloat16("cpu")
+    """Return whether this machine trains the ViT in bfloat16: if the recipe says so, and the processor has AMX."""
+    return RECIPES[name].bf16 and fast_bfloat16("cpu")
 
 
 @torch.no_grad()

@@ -135,8 +135,8 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path, images
     fit(DiffMask(vit), images, 2, checkpoint=path, **QUICK)
     for word, change in CHANGES.items():
         attempt(path, f"another run: {word} was", DiffMask(vit), images, **change)
-    attempt(path, "another run: explainer", DiffMask(another_head()), images)
-    attempt(path, "another run: explainer", DiffMask(vit, hidden=9), images)
+    attempt(path, "another run: vit was", DiffMask(another_head()), images)
+    attempt(path, "another run: hidden was", DiffMask(vit, hidden=9), images)
     attempt(path, "another run: data was", DiffMask(vit), other)
     attempt(path, "another run: images was", DiffMask(vit), images[:9])
     explainer = DiffMask(copy.deepcopy(vit))  # the same ViT in another place, and more steps: the same run

@@ -304,7 +304,7 @@ def test_the_two_scripts_train_score_and_register(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(train_vit.RECIPES, "cifar10", dataclasses.replace(recipe, batch=4, mean_every=2, warmup=1))
     monkeypatch.setitem(train_gates.GATE_RECIPES, "cifar10", (build | {"hidden": 8}, settings | {"batch": 4}))
     for script in (train_vit, train_gates):
-        monkeypatch.setattr(script, "native_bfloat16", lambda device: False)
+        monkeypatch.setattr(script, "fast_bfloat16", lambda device: False)
     common = ["--data", str(data), "--out", str(out), "--steps", "2"]
     train_vit.main(["cifar10", *common, "--checkpoint", str(tmp_path / "vit.checkpoint")])
     assert train_gates.main(["cifar10", *common, "--checkpoint", str(tmp_path / "gates.checkpoint"), "--eps", "0.2"]) == 0
@@ -319,7 +319,7 @@ def test_the_two_scripts_train_score_and_register(tmp_path, monkeypatch, capsys)
     assert isinstance(explainer, DiffMask) and explainer.placeholder == "drop" and explainer.cut is not None
     table = results.read(out / "results" / "cifar10_validation.csv")
     assert table[["seed", "steps", "step"]].to_numpy().tolist() == [[0, 2, 2]]
-    monkeypatch.setattr(train_gates, "native_bfloat16", lambda device: True)
+    monkeypatch.setattr(train_gates, "fast_bfloat16", lambda device: True)
     assert [train_gates.autocast_for(name) for name in weights.NAMES] == [None, torch.bfloat16]
 
 

@@ -214,6 +214,7 @@ def test_the_curves_of_training_end_at_the_shipped_gates():
     pixels = np.stack([np.asarray(load_image(paths[i])) for i in list(hold_out(range(len(paths)))[1])[:300]])
     images = CIFAR10.normalise(torch.from_numpy(pixels).movedim(-1, 1))
     model, explainer = weights.pretrained("cifar10", seed=1)
-    scores = faithfulness.evaluate(model, images, {"gates": explainer.explain(images).score}, "drop", orders=1, progress=False)
+    settings, maps = {"orders": 1, "shares": (0.2,), "progress": False}, {"gates": explainer.explain(images).score}
+    scores = faithfulness.evaluate(model, images, maps, "drop", **settings)
     srg = scores.scores.query("metric == 'srg'")["value"].mean()
     assert srg == pytest.approx(ends.loc[1, "srg drop"], abs=2e-4)

@@ -97,16 +97,15 @@ def test_a_warm_start_takes_gates_of_other_weights_but_not_their_grey(home, tmp_
     assert torch.equal(after["placeholder"], own) and not torch.allclose(before["placeholder"], own, atol=1e-3)
 
 
-@pytest.mark.parametrize(("avx", "amx", "exact"), [(0, 0, False), (1, 0, False), (0, 1, False), (1, 1, True)])
-def test_bfloat16_is_for_processors_that_compute_in_it(home, tmp_path, monkeypatch, capsys, avx, amx, exact):
-    """Where it is emulated it is many times slower; what is printed is what the training is told."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx))
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+@pytest.mark.parametrize(("amx", "exact"), [(False, False), (True, False), (True, True)])
+def test_bfloat16_is_for_processors_that_are_faster_in_it(home, tmp_path, monkeypatch, capsys, amx, exact):
+    """Elsewhere it is slower, by 1.4 to 15 times; what is printed is what the training is told."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     told, right = [], train_gates.fit
     monkeypatch.setattr(train_gates, "fit", lambda *a, **k: told.append(k["autocast"]) or right(*a, **k))
     words = command(home, tmp_path, "--steps", "1")
     assert main([word for word in words if exact or word != "--float32"]) == 0
-    rough = (avx or amx) and not exact
+    rough = amx and not exact
     assert told == [torch.bfloat16 if rough else None]
     assert f"1 process, {'bfloat16' if rough else 'float32'};" in capsys.readouterr().out
 

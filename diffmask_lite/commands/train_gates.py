@@ -18,7 +18,7 @@ from .. import weights
 from ..datasets import ImageFolder, preprocess
 from ..diffmask import PLACEHOLDERS, DiffMask
 from ..training import RANKED, calibrate, fit, hold_out
-from ..training.distributed import join, native_bfloat16
+from ..training.distributed import fast_bfloat16, join
 from ..vit.storage import load_tensors
 from ..weights import make_vit
 from .explain import move
@@ -80,7 +80,7 @@ def add_train_gates(commands: Any) -> None:
     )  # fmt: skip
     command.add_argument(
         "--float32", action="store_true",
-        help="run the ViT in float32 (default: bfloat16 where the GPU or processor computes in it, else float32)",
+        help="run the ViT in float32 (default: bfloat16 on a GPU that computes in it and a processor with AMX, else float32)",
     )  # fmt: skip
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     command.set_defaults(run=run)
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
     name = re.sub(r"[^\w.-]+", "_", options.model)
     path = options.out / weights.gates_file(name, seed=options.seed)
     checkpoint = options.checkpoint or path.with_suffix(".checkpoint")
-    autocast = torch.bfloat16 if native_bfloat16(device) and not options.float32 else None
+    autocast = torch.bfloat16 if fast_bfloat16(device) and not options.float32 else None
     if team.main:
         how = f"{team.size} process{'es' if team.size > 1 else ''}, {'bfloat16' if autocast else 'float32'}"
         start = f"going on from {checkpoint}" if checkpoint.exists() else f"checkpoints go to {checkpoint}"

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ def load_checkpoint(path: str | os.PathLike | None, run: dict[str, Any], steps: 
     if path is None or not Path(path).exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)  # numbers alone: nothing is executed
         found = json.loads(state.pop("run"))
     except Exception as error:  # broken bytes lead torch's reader to errors of many kinds

@@ -133,12 +133,15 @@ def own_device() -> torch.device | None:
     return _state(cpu=not torch.cuda.is_available()).device if launched() else None
 
 
-def native_bfloat16(device: torch.device | str) -> bool:
-    """Return whether a device computes in bfloat16 itself. A processor that does not is 11 to 15 times slower at it."""
+def fast_bfloat16(device: torch.device | str) -> bool:
+    """Return whether a device is made for bfloat16: a GPU that computes in it, or a processor with AMX.
+
+    With AVX512_BF16 alone a training step takes 1.4 times as long as in float32, and without it 11 to 15 times.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def _state(cpu: bool) -> PartialState:

@@ -88,10 +88,10 @@ def fit(
     team = join(weight.device)
     progress &= team.main
     rows, learner, history = team.rows(batch), make_optimizer(optimizer, explainer, lr), History(objective.eps)
-    run = {
+    run = explainer.config() | {
         "kind": "fit", "objective": type(objective).__name__, **objective.config(), "seed": seed, "batch": batch, "lr": lr,
         "warmup": warmup, "decay": decay, "optimizer": optimizer, "shallowest": shallowest, "images": len(dataset),
-        "data": digest(dataset, seed), "arithmetic": str(autocast or weight.dtype), "explainer": explainer.config(),
+        "data": digest(dataset, seed), "arithmetic": str(autocast or weight.dtype),
     }  # fmt: skip
     found = load_checkpoint(checkpoint, run, steps)
     if found:
@@ -105,7 +105,7 @@ def fit(
     fused = explicit_attention(vit) if weight.device.type == "cpu" else nullcontext()
     with bar, fused, deferred_interrupt() as interrupted:
         for step, images in zip(left, batches(vit, dataset, seed, batch, rows, left, workers), strict=True):
-            images = images.to(weight.device, None if autocast else weight.dtype)
+            images = images.to(weight.device)
             draw = Draw(stream(seed, "gates", step), batch, rows, weight.device)
             k = draw.integer(shallowest, shape.states)  # this step's mask is the product of gates 0 … k
             uniform = draw.uniform(shape.states, shape.patches)[:, : k + 1]

@@ -35,8 +35,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
     """Write tensors and JSON-able `meta` to one safetensors file, with a checksum of both, in a single atomic step."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    written = json.dumps(meta)
-    blob = save(tensors, metadata={"meta": written, "checksum": checksum(tensors, written)})
+    meta = {"checksum": checksum(tensors, json.dumps(meta)), **meta}
+    blob = save(tensors, metadata={"meta": json.dumps(meta)})  # one entry: safetensors writes several in any order
     with replacing(path) as file:
         file.write(blob)
 
@@ -51,17 +51,20 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
         raise FileNotFoundError(f"There is no weights file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            written = (file.metadata() or {}).get("meta")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}); it may be truncated or a pickle, which is never loaded here."
         ) from error
-    if not {"meta", "checksum"} <= header.keys():
-        raise ValueError(f"{path} was not written by this version of diffmask_lite; make it again.")
-    if header["checksum"] != checksum(tensors, header["meta"]):
+    try:
+        meta = json.loads(written or "")
+        found = meta.pop("checksum")
+    except (json.JSONDecodeError, AttributeError, KeyError):
+        raise ValueError(f"{path} was not written by this version of diffmask_lite; make it again.") from None
+    if found != checksum(tensors, json.dumps(meta)):
         raise ValueError(f"{path} is damaged: what it holds does not have the checksum that it was saved with; make it again.")
-    return tensors, json.loads(header["meta"])
+    return tensors, meta
 
 
 def checksum(tensors: Mapping[str, Tensor], words: str = "", dtype: torch.dtype | None = None) -> str:
