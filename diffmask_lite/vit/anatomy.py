@@ -140,7 +140,7 @@ def _walk(model: nn.Module) -> Iterator[nn.Module]:
     while left:
         module = left.pop()
         yield module
-        left += filter(None, module._modules.values())
+        left += [child for child in module._modules.values() if child is not None]
 
 
 @contextmanager
