@@ -135,8 +135,8 @@ class DiffMask(nn.Module):
 
         images: not looked at again; `explain` and `fit` have. stop: run no block that gates 0 … last do not need; the ViT's
         logits are then None, and gates per class impossible.
-        The ViT runs without gradients; the gates with them, where the caller has them on. No hidden state but h_0 outlives
-        the block that made it.
+        The ViT runs without gradients; the gates with them, where the caller has them on. Without them, no hidden state but
+        h_0 outlives the block that made it.
         """
         last = self.shape.states - 1 if last is None else last
         learning, ready = torch.is_grad_enabled(), normalise if self.normalise else Tensor.float

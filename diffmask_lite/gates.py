@@ -77,9 +77,14 @@ class Gate(nn.Module):
         return self.score(self.encode(embedding, state, context), p)
 
     def encode(self, embedding: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the hidden layer (B, N, hidden). A gate needs no more of h_i than this, so h_i can go."""
-        read = [embedding, state] if context is None else [embedding, state, context[:, None].expand_as(state)]
-        return torch.tanh(self.first(torch.cat(read, dim=-1)))
+        """Return the hidden layer tanh(W [h_0 ; h_i ; c_i] + b), (B, N, hidden). A gate needs no more of h_i than this.
+
+        W [h_0 ; h_i] is W_0 h_0 + W_i h_i, so nothing is copied, and training keeps h_0 once for all gates.
+        """
+        width = state.shape[-1]
+        w_0, w_i, w_c = self.first.weight.tensor_split((width, 2 * width), dim=1)
+        hidden = F.linear(embedding, w_0) + F.linear(state, w_i, self.first.bias)
+        return torch.tanh(hidden if context is None else hidden + F.linear(context, w_c)[:, None])
 
     def score(self, hidden: Tensor, p: Tensor | None = None) -> Tensor:
         """Return logits (B, N) from the hidden layer; p: (B, classes), for a gate with classes.

@@ -21,7 +21,7 @@ from diffmask_lite.vit import hidden_states, predict
 from diffmask_lite.vit.randomness import stream
 from diffmask_lite.weights import pretrained
 from families import assert_one_sentence, build, double, left_as_it_was, shared, some_images
-from runs import QUICK, assert_gradients_agree, gradients, weights
+from runs import QUICK, Noisy, assert_gradients_agree, gradients, weights
 
 
 @pytest.fixture(scope="module")
@@ -321,3 +321,9 @@ def test_bad_input_gets_one_sentence(dataset, options, words):
     with pytest.raises(ValueError, match=words) as error:
         fit(DiffMask(shared("vit")), dataset, **{"steps": 2, **QUICK, **options})
     assert_one_sentence(error.value)
+
+
+def test_without_a_checkpoint_no_more_images_are_read_than_are_learned_from(images):
+    data = Noisy(images)
+    fit(DiffMask(shared("vit")), data, 3, **QUICK)
+    assert len(data.looked_at) == 3 * QUICK["batch"]

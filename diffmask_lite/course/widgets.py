@@ -1,4 +1,4 @@
-"""Sliders for the notebooks: each only calls a function of `plots` and shows the picture that it returns. And the game's view.
+"""Sliders for the notebooks, each of which shows what a function of `figures` returns; and the view of the game.
 
 A widget shows nothing where no kernel runs, as on GitHub; `figures.soft_to_hard_strip` is the static twin of the first two,
 `figures.gate_distributions` that of `gate`, `figures.board` that of the game.

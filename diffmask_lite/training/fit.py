@@ -88,11 +88,9 @@ def fit(
     team = join(weight.device)
     progress &= team.main
     rows, learner, history = team.rows(batch), make_optimizer(optimizer, explainer, lr), History(objective.eps)
-    run = explainer.config() | {
-        "kind": "fit", "objective": type(objective).__name__, **objective.config(), "seed": seed, "batch": batch, "lr": lr,
-        "warmup": warmup, "decay": decay, "optimizer": optimizer, "shallowest": shallowest, "images": len(dataset),
-        "data": digest(dataset, seed), "arithmetic": str(autocast or weight.dtype),
-    }  # fmt: skip
+    settings = {"seed": seed, "batch": batch, "lr": lr, "warmup": warmup, "decay": decay, "optimizer": optimizer}
+    settings |= {"shallowest": shallowest, "arithmetic": str(autocast or weight.dtype)}
+    run = _identity(explainer, dataset, objective, settings) if checkpoint or team.size > 1 else {}
     found = load_checkpoint(checkpoint, run, steps)
     if found:
         explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
@@ -151,6 +149,13 @@ def _chosen(objective: Constraint | Ranking | None, constraint: dict[str, Any]) 
     if objective is not None and constraint:
         raise ValueError(f"{', '.join(constraint)} would be lost: give it to the objective itself, or leave objective out.")
     return Constraint(**constraint) if objective is None else objective
+
+
+def _identity(explainer: DiffMask, dataset: Any, objective: Constraint | Ranking, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be the same where a run goes on, or is shared: settings, ViT, kind of gates, and images."""
+    images = {"images": len(dataset), "data": digest(dataset, settings["seed"])}
+    kind = {"kind": "fit", "objective": type(objective).__name__}
+    return explainer.config() | kind | objective.config() | settings | images
 
 
 def _require_settings(dataset: Any, shallowest: int, depths: int, positive: dict[str, float]) -> None:
