@@ -27,7 +27,7 @@ PLACEHOLDERS = ("mean", "zero", "learned", "drop")
 class Explanation:
     """What the gates say of a batch of images; all tensors are on the ViT's device and without gradients."""
 
-    mask: Tensor  # float (B, h, w): the probability that each patch is kept, gates of all layers together; or see `cut`
+    mask: Tensor  # float (B, h, w): the probability that each patch is kept, gates of all layers together; with a cut, σ(score)
     keep: Tensor  # bool (B, h, w): mask > threshold, the predicted subset; verify it before you rely on it
     layers: Tensor  # float (B, L + 2, h, w): the gate of each hidden state on its own; (B, depth + 2, h, w) at a depth
     logits: Tensor | None  # (B, classes): the ViT's prediction on the whole image; None where the pass was stopped early
@@ -96,8 +96,8 @@ class DiffMask(nn.Module):
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
         width = self.shape.width
         self.hidden, self.normalise = hidden or (48 if width < 192 else width // 8), normalise
-        with torch.random.fork_rng():  # the caller's random numbers stay as they were
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            torch.random.default_generator.manual_seed(seed)
             classes = self.shape.classes if per_class else None
             gates = (Gate(width, self.hidden, classes=classes, context=context) for _ in range(self.shape.states))
             self.gates = nn.ModuleList(gates)
@@ -167,11 +167,11 @@ class DiffMask(nn.Module):
     def explain(self, images: Tensor, threshold: float = 0.5, depth: int | None = None) -> Explanation:
         """Predict which patches are enough to keep the ViT's prediction, in one forward pass of the ViT, deterministically.
 
-        With a `cut`, the score is standardised in each image, the cut is taken off, and the mask is its sigmoid: so many
-        standard deviations above the image's mean a patch must lie to be kept.
+        With a `cut`, the score is standardised in each image, less the cut, and the mask is its sigmoid: a patch is kept if it
+        lies more than `cut` standard deviations above the mean of its image.
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
-        depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}; cheaper than a prediction, which then
-            is not made. Gates per class need it, and take no depth. What a depth is worth: `experiments/depth.py`.
+        depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}. The ViT then makes no prediction, so
+            gates per class take no depth. What a depth is worth: `experiments/depth.py`.
         Raises `ValueError` on input that does not fit.
         """
         require_images(self.vit, images)
@@ -225,7 +225,8 @@ class DiffMask(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike, vit: nn.Module, same_vit: bool = True) -> DiffMask:
-        """Read what `save` wrote. Raises `ValueError` if the file is broken, or its gates are for another ViT.
+        """Read what `save` wrote. Raises `ValueError` if the file is broken, or its gates are for another ViT, and
+        `FileNotFoundError` if there is none.
 
         same_vit=False also takes gates trained on other weights of the same shape, for a warm start.
         """

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from diffmask_lite import RANKED, DiffMask, calibrate, fit, weights
-from diffmask_lite.commands.train_gates import CUT_EPS
 from diffmask_lite.course.results import read
 from diffmask_lite.datasets import CIFAR10, ColourGrid, test_set
 from diffmask_lite.diffmask import PLACEHOLDERS
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.training import hold_out
+from diffmask_lite.training.calibration import CUT_EPS
 from diffmask_lite.training.distributed import fast_bfloat16
 from manifest import command, register, rounded
 from tables import merge

@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffmask_lite import RANKED, Constraint, DiffMask, calibrate, fit
-from diffmask_lite.commands.train_gates import CUT_EPS
 from diffmask_lite.datasets import CIFAR10
 from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import compare, evaluate, intervals, mask_scores
 from diffmask_lite.gates import log_odds
 from diffmask_lite.training import hold_out
+from diffmask_lite.training.calibration import CUT_EPS
 from diffmask_lite.training.objective import Step, Terms, by_slope, correlation
 from diffmask_lite.vit import fingerprint
 from diffmask_lite.weights import folder, load_vit

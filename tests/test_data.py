@@ -2,13 +2,14 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from diffmask_lite import DiffMask, fit
 from diffmask_lite.training import hold_out
-from diffmask_lite.training.data import batches, digest, epoch_order
+from diffmask_lite.training.data import Seeded, batches, digest, epoch_order
 from families import assert_one_sentence, shared, some_images
 from runs import QUICK, Noisy, weights
 
@@ -66,3 +67,18 @@ def test_a_digest_knows_images_and_their_order_and_not_how_they_are_kept(images)
     many = Noisy(images[:1].expand(1000, -1, -1, -1))
     digest(many, 0)
     assert len(many.looked_at) == 16 and many.looked_at[-1] > 900, "a few items, from all over the data set"
+
+
+def test_what_items_draw_from_numpy_is_seeded_too_and_the_callers_numbers_stay():
+    class Drawn(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return torch.full((1, 1, 1), float(np.random.rand()))  # noqa: NPY002
+
+    np.random.seed(5)  # noqa: NPY002
+    wanted = np.random.rand()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    first, again, other = (Seeded(Drawn(), 0)[place].item() for place in ((4, 1), (4, 1), (5, 1)))
+    assert first == again != other and np.random.rand() == wanted  # noqa: NPY002

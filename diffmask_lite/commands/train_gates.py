@@ -18,6 +18,7 @@ from .. import weights
 from ..datasets import ImageFolder, preprocess
 from ..diffmask import PLACEHOLDERS, DiffMask
 from ..training import RANKED, calibrate, fit, hold_out
+from ..training.calibration import CUT_EPS
 from ..training.distributed import fast_bfloat16, join
 from ..vit.storage import load_tensors
 from ..weights import make_vit
@@ -36,7 +37,6 @@ On several GPUs, which share each batch; the result is that of one with the whol
 
 Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
 
-CUT_EPS = 0.25  # nats: the mean KL at which gates that rank are cut
 CUT_IMAGES = 500  # on so many held-out images
 
 
@@ -68,7 +68,7 @@ def add_train_gates(commands: Any) -> None:
     command.add_argument("--batch", type=int, default=64, help="images a step, over all processes together (default: 64)")
     command.add_argument("--lr", type=float, help="learning rate of the gates (default: 0.003, ranked: 0.01)")
     command.add_argument("--per-class", action="store_true", help="give each gate an output for every class")
-    command.add_argument("--context", action="store_true", help="let each gate also read the class token")
+    command.add_argument("--context", action="store_true", help="let each gate also read the class token, or the mean patch")
     command.add_argument(
         "--ranked", action="store_true",
         help="learn to rank, as the shipped CIFAR-10 gates do; the mask is then cut at --eps on images held out for it",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..diffmask import DiffMask
 
-CUT_EPS = 0.25  # nats: the mean KL at which the shipped gates are cut
+CUT_EPS = 0.25  # nats: the mean KL at which gates that rank are cut, the shipped ones too
 
 
 @torch.no_grad()
@@ -18,8 +18,8 @@ def calibrate(explainer: DiffMask, images: Tensor, eps: float, batch: int = 250)
     standard deviations 12 times; each time the ViT is asked about the masks, with this explainer's removal. Where even the
     least cut in it leaves more KL than eps, that one is taken.
 
-    For gates that learned an order: a cut at as many standard deviations in each image keeps about as much of each, where a
-    KL that holds on average could also be met by keeping everything in some images and nothing in others.
+    This is for gates that rank. One cut in standard deviations keeps a similar share of every image. A mean KL alone could also
+    be met by keeping all of some images and nothing of others.
     """
     if not eps > 0:
         raise ValueError(f"eps must be above 0, but it is {eps}.")

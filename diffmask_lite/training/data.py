@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -55,17 +56,22 @@ def batches(
         try:
             images = next(loader)
             good = images.isfinite().flatten(1).all(1).tolist()
-            if bad := [index for index, fine in zip(order(step)[rows], good, strict=True) if not fine]:
+            if not all(good):
+                bad = [index for index, fine in zip(order(step)[rows], good, strict=True) if not fine]
                 raise ValueError(f"items {bad[:8]} of the data set hold NaN or infinite pixels; repair them or leave them out.")
             require_images(model, images, any_device=True)
         except (ValueError, RuntimeError) as error:
-            said = str(error).strip().splitlines()[-1]  # a worker process wraps the error in its own traceback
+            lines = str(error).strip().splitlines()  # a worker process wraps the error in its own traceback
+            said = lines[-1] if lines else type(error).__name__
             raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
         yield images
 
 
 class Seeded(Dataset):
-    """Whatever an item draws at random (an augmentation, say) becomes a function of the seed and the place in the run."""
+    """Whatever an item draws at random (an augmentation, say) becomes a function of the seed and the place in the run.
+
+    That holds for the global random numbers of torch, numpy and Python; the caller's stay as they were.
+    """
 
     def __init__(self, dataset: Dataset | Tensor, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -76,14 +82,16 @@ class Seeded(Dataset):
     def __getitem__(self, place: tuple[int, int]) -> Tensor:
         position, index = place
         number = stream(self.seed, "item", position).initial_seed()
-        before = random.getstate()
+        before, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global ones, as data sets use them)
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(number)
             random.seed(number)
+            np.random.seed(number % 2**32)  # noqa: NPY002
             try:
                 item = self.dataset[index]
             finally:
                 random.setstate(before)
+                np.random.set_state(numpys)  # noqa: NPY002
         image = item[0] if isinstance(item, tuple | list) and len(item) > 0 else item
         if not isinstance(image, Tensor) or image.ndim != 3:
             found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"

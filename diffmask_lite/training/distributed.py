@@ -36,7 +36,7 @@ class Draw:
         return int(torch.randint(low, high, (), generator=self.generator))
 
     def uniform(self, *size: int) -> Tensor:
-        """Return numbers in [0, 1), (B, *size): B rows of those that are drawn for the batch."""
+        """Return numbers in [0, 1), (B, *size): this process's B rows of the numbers drawn for the whole batch."""
         return torch.rand(self.batch, *size, generator=self.generator)[self.rows].to(self.device)
 
 
@@ -145,7 +145,7 @@ def fast_bfloat16(device: torch.device | str) -> bool:
 
 
 def _state(cpu: bool) -> PartialState:
-    """Return what Accelerate knows of this process; cpu: without it, processes on a machine that has no GPU do not join."""
+    """Return what Accelerate knows of this process; cpu: True where there is no GPU, or it does not connect the processes."""
     from accelerate import PartialState
 
     atexit.unregister(_leave)

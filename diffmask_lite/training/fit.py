@@ -100,8 +100,8 @@ def fit(
     team.start_alike(run, len(history), explainer)
     left = range(len(history), steps)  # steps still to go
     bar = tqdm(total=steps, initial=left.start, desc="gates", disable=not progress, file=sys.stdout, leave=False)
-    fused = explicit_attention(vit) if weight.device.type == "cpu" else nullcontext()
-    with bar, fused, deferred_interrupt() as interrupted:
+    unfused = explicit_attention(vit) if weight.device.type == "cpu" else nullcontext()  # faster backward
+    with bar, unfused, deferred_interrupt() as interrupted:
         for step, images in zip(left, batches(vit, dataset, seed, batch, rows, left, workers), strict=True):
             images = images.to(weight.device)
             draw = Draw(stream(seed, "gates", step), batch, rows, weight.device)

@@ -1,7 +1,7 @@
 """What is asked of the gates: objectives for `fit(…, objective=…)`.
 
 `Constraint` is VISION DIFFMASK: the smallest mask that keeps the prediction. `Ranking` learns the order of the patches alone.
-An objective of your own has the methods of `Constraint`; `experiments/variants.py` has some.
+An objective of your own has `eps`, `alphas`, `config`, `start`, `terms` and `update`; `experiments/variants.py` has some.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Constraint:
         self.eps, self.alpha, self.alpha_lr, self.alpha_bounds, self.sparsity = eps, alpha, alpha_lr, alpha_bounds, sparsity
 
     def config(self) -> dict[str, Any]:
-        """Return the settings, as JSON can hold them: a checkpoint goes on with the same alone."""
+        """Return the settings, as JSON can hold them: a checkpoint is continued only under equal settings."""
         return {key: value for key, value in vars(self).items() if key != "alphas"}
 
     def start(self, depths: int, alphas: list[float] | None = None) -> None:
@@ -102,9 +102,9 @@ def by_slope(step: Step, score: Tensor) -> Tensor:
     """Let the score (B, N) follow how the prediction depends on each patch: minus their correlation, averaged over images.
 
     The prediction's slope along each patch's keep weight, `keep_slope`, is taken where all patches are kept to the same degree
-    t, drawn anew for each image, so gates that learn from many images average over t. A correlation forgets how large slopes
-    are. So what gates learn is the mean of the standardised slopes, near to the integral that `integrated_drop` takes of slopes
-    as they are, but not the same. One forward and one backward pass.
+    t, drawn anew for each image, so gates that learn from many images average over t. A correlation ignores the scale of an
+    image's slopes. So gates learn the mean of standardised slopes, where `integrated_drop` integrates the raw ones. One forward
+    and one backward pass.
     """
     share = step.draw.uniform(1).clamp(min=0.02).expand_as(score)
     placeholder = step.explainer.placeholder

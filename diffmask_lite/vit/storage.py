@@ -87,7 +87,7 @@ def fingerprint(vit: nn.Module) -> str:
 def same_weights(one: str, other: str) -> bool:
     """Return whether two fingerprints are of the same weights, whatever precision each ViT holds them in.
 
-    A float32 ViT and its `.half()` round to the same float16, and it and its `.bfloat16()` to the same bfloat16. A training
-    step moves some of a ViT's many weights beyond the rounding of either. (Its `.half()` and its `.bfloat16()` share neither.)
+    They are if either half agrees. A float32 ViT shares the float16 half with its `.half()` and the bfloat16 half with its
+    `.bfloat16()`; those two share neither. A training step moves some of a ViT's many weights beyond the rounding of either.
     """
     return any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))

@@ -1,7 +1,7 @@
 """Take patches away inside a ViT by dropping their tokens: sharply, which saves work, or by degrees, which has a gradient.
 
-Both agree where every patch is either kept or gone (`tests/test_vit.py` compares them on every family). Everything is done by
-hooks that come off again; shapes are written as in `vit`.
+Both agree where every patch is either kept or gone, and one at least is kept (`tests/test_vit.py` compares them on every
+family). Everything is done by hooks that come off again; shapes are written as in `vit`.
 """
 
 from __future__ import annotations
