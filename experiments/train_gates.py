@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     kind = "plain_gates" if options.plain and name == "cifar10" else "gates"  # the grid's are plain anyway
     build, settings = GATE_RECIPES["cifar10 plain" if kind == "plain_gates" else name]
     build = build | ({"placeholder": options.placeholder} if options.placeholder else {})
-    settings = settings | {"autocast": autocast_for(name)} | ({"steps": options.steps} if options.steps else {})
+    settings = settings | {"autocast": autocast_for(name)} | ({} if options.steps is None else {"steps": options.steps})
     explainer, ranked = DiffMask(vit, seed=options.seed, **build), "objective" in settings
     checkpoint = options.checkpoint or Path("build") / f"{name}_{kind}_{options.seed}.checkpoint"
     if ranked:

@@ -102,7 +102,9 @@ def train_vit(
         model = weights.build(name)
     recipe = RECIPES[name]
     data, batch_of = training_images(name, root)
-    steps = steps or recipe.steps
+    steps = recipe.steps if steps is None else steps
+    if steps < 1:  # untrained weights would take the place of the shipped ones
+        raise ValueError(f"steps must be at least 1, but it is {steps}.")
     optimizer, shape, bf16 = _optimizer(model, recipe), anatomy(model), uses_bfloat16(name)
     run = {
         "kind": "train-vit", "name": name, "steps": steps, "seed": seed, "bfloat16": bf16, "recipe": asdict(recipe),

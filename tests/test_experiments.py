@@ -449,3 +449,14 @@ def test_training_on_the_shown_masks_measures_them_and_still_teaches():
     assert history.kl[0] == pytest.approx(by_hand.verify(x, keep).kl.mean().item(), rel=1e-3)
     assert history.kept[0] == pytest.approx(keep.float().mean().item()) and 0 < history.kept[0] < 1
     assert_gradients_agree(gradients(explainer), gradients(by_hand))
+
+
+@pytest.mark.parametrize("steps", [0, -5])
+def test_no_steps_train_nothing_and_write_nothing(tmp_path, steps):
+    """Else untrained weights would take the place of shipped ones, or the full length would be trained."""
+    common = ["grid", "--steps", str(steps), "--out", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "checkpoint")]
+    with pytest.raises(ValueError, match="steps must be"):
+        train_vit.main(common)
+    with pytest.raises(ValueError, match="steps must be"):
+        train_gates.main([*common, "--vit", str(weights.folder() / "grid_vit.safetensors")])
+    assert not list(tmp_path.iterdir())
