@@ -5,11 +5,11 @@ from diffmask_lite.weights import pretrained
 """
 
 from .diffmask import Check, DiffMask, Explanation
-from .training import PUBLISHED, RANKED, Constraint, History, Ranking, calibrate, fit
+from .training import PUBLISHED, RANKED, Constraint, History, Ranking, calibrate, fit, teach
 from .vit import UnfitViT
 
 __all__ = [
     "PUBLISHED", "RANKED", "Check", "Constraint", "DiffMask", "Explanation", "History", "Ranking", "UnfitViT", "calibrate",
-    "fit",
+    "fit", "teach",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -88,7 +88,7 @@ class ColourGrid(Dataset):
 
 
 def test_set(name: str, root: str | os.PathLike | None = None) -> ColourGrid | CIFAR10:
-    """Return the images on which a task, "grid" or "cifar10", is scored; root: as for `data_root`."""
+    """Return the images on which a task ("grid", "cifar10", …) is scored; root: as for `data_root`."""
     return ColourGrid(2000, seed=2) if name == "grid" else CIFAR10("test", root)
 
 
@@ -145,7 +145,7 @@ class CIFAR10(Dataset):
     @classmethod
     def normalise(cls, pixels: Tensor) -> Tensor:
         """uint8 (…, 3, H, W) -> float, mean 0 and standard deviation 1 over the training set."""
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (cls.mean, cls.std))
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (cls.mean, cls.std))
         return (pixels.float() / 255 - mean) / std
 
 

@@ -7,19 +7,23 @@ CVPR Workshops 2023, arXiv 2304.06391.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .gates import Gate, log_odds, log_open, normalise
+from .gates import Gate, PublishedGate, log_odds, log_open, normalise
 from .vit import anatomy, guest, mean_patch, observe, predict, weigh_tokens
-from .vit.inputs import require_images, require_placeholder
+from .vit.direct import class_direction, log_odds_slope, observe_carried
+from .vit.inputs import chosen_classes, require_images, require_placeholder, require_target
 from .vit.removal import predict_unchecked
 from .vit.storage import fingerprint, load_tensors, same_weights, save_tensors
 
+OPTIONS = ("hidden", "normalise", "per_class", "context", "class_aware", "published")  # of `DiffMask`, that a file holds
+CARRIED = 4  # last blocks whose attention class-aware gates follow; more cost more, and on our ViT add nothing
 PLACEHOLDERS = ("mean", "zero", "learned", "drop")
 
 
@@ -43,6 +47,39 @@ class Check:
     agree: Tensor  # bool (B,): the most probable class is the same
     kept: Tensor  # (B,): share of patches kept
     logits: Tensor  # (B, classes): the ViT's prediction on the kept patches alone
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How far down its order an image is kept: the cut in its standardised score, a weighted sum of `Cut.features`."""
+
+    offset: float
+    weights: tuple[float, ...] = ()  # one a feature; none where all images have the same cut
+
+    RANKS = (0.0, 0.03, 0.08, 0.16, 0.25, 0.4, 0.63, 1.0)  # places in the order, as shares of it
+
+    def __call__(self, score: Tensor, logits: Tensor | None) -> Tensor:
+        """Return the cut of each image, (B,), in standard deviations above the mean; score (B, h, w), logits (B, classes)."""
+        if not self.weights:
+            return score.new_full((len(score),), self.offset)
+        return self.features(score, logits) @ score.new_tensor(self.weights) + self.offset
+
+    @classmethod
+    def features(cls, score: Tensor, logits: Tensor) -> Tensor:
+        """Return what is looked at to see how much of an image is needed, (B, 13).
+
+        Of the prediction, its log-odds and its entropy. Of the score, the logarithm of its spread, its skewness and the
+        logarithm of its kurtosis, and the standardised scores at the places `RANKS` of the order.
+        """
+        log_p = logits.float().log_softmax(-1)
+        sure = log_odds(log_p.amax(-1)).clamp(max=20)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        flat = standardised(score).flatten(1)
+        places = [round(share * (flat.shape[1] - 1)) for share in cls.RANKS]
+        ordered = flat.sort(1, descending=True).values[:, places]
+        spread = score.flatten(1).std(1).clamp(min=1e-6).log()
+        moments = [flat.pow(3).mean(1), flat.pow(4).mean(1).clamp(min=1e-6).log()]
+        return torch.cat([torch.stack([sure, entropy, spread, *moments], 1), ordered], 1)
 
 
 class _Enough(Exception):
@@ -69,12 +106,15 @@ class DiffMask(nn.Module):
         have one output for all.
     context: whether each gate also reads what the ViT makes of the whole image at its depth: the class token, or the mean
         over the patches where the head does not read one. Not published.
-    normalise: whether gates read normalised hidden states. False is the published form, kept for comparison; its gates
-        tend to shut for good.
+    class_aware: whether gates also read what the ViT makes of the whole image, and know the class that is explained: the
+        direction in which the head finds it, and what attention carries of each patch along it; see `Gate` and `vit.direct`.
+        Not published.
+    normalise: whether gates read normalised hidden states. False is as published, kept for comparison.
+    published: take the authors' gates, `PublishedGate`, with D / 4 hidden units; kept for comparison.
     seed: of the gates' first weights.
 
-    Gates that learned to rank say which patch comes before which; how far down that order a mask goes, `calibrate`
-    can settle afterwards: it sets the attribute `cut`, which `save` stores. Until then `cut` is None.
+    Gates that learned to rank say which patch comes before which; how far down that order an image is kept, `calibrate`
+    can settle afterwards: it sets the attribute `cut`, a `Cut`, which `save` stores. Until then `cut` is None.
 
     The state dict, the parameters and `train()` are those of the gates and the placeholder alone.
     """
@@ -89,18 +129,22 @@ class DiffMask(nn.Module):
         *,
         per_class: bool = False,
         context: bool = False,
+        class_aware: bool = False,
+        published: bool = False,
     ):
         super().__init__()
-        self.shape, self.per_class, self.context = anatomy(vit, refresh=True), per_class, context
-        self.cut: float | None = None  # see `explain`
+        if per_class + class_aware > 1 or (published and (per_class or class_aware or context)):
+            raise ValueError("Gates are published, per_class or class_aware, and the published read no context: choose one.")
+        self.shape, self.per_class, self.context = anatomy(vit, refresh=True), per_class, context or class_aware
+        self.class_aware, self.published = class_aware, published
+        self.cut: Cut | None = None  # see `explain`
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
         width = self.shape.width
-        self.hidden, self.normalise = hidden or (48 if width < 192 else width // 8), normalise
+        self.normalise = normalise
+        self.hidden = hidden or (width // 4 if published else 48 if width < 192 else width // 8)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             torch.random.default_generator.manual_seed(seed)
-            classes = self.shape.classes if per_class else None
-            gates = (Gate(width, self.hidden, classes=classes, context=context) for _ in range(self.shape.states))
-            self.gates = nn.ModuleList(gates)
+            self.gates = nn.ModuleList(self._make_gates(vit))
         self.kind = placeholder if isinstance(placeholder, str) else "tensor"
         start = self._first_placeholder(placeholder)
         if self.kind == "drop":
@@ -110,6 +154,19 @@ class DiffMask(nn.Module):
         else:
             self.register_buffer("placeholder", start)
         self.to(next(vit.parameters()).device)
+
+    def _make_gates(self, vit: nn.Module) -> Iterator[Gate]:
+        width, hidden = self.shape.width, self.hidden
+        if self.published:
+            yield from (PublishedGate(width, hidden) for _ in range(self.shape.states))
+            return
+        if self.class_aware:
+            with observe_carried(vit):  # refused now, where it cannot be had
+                pass
+        kind = {"classes": self.shape.classes if self.per_class else None, "context": self.context}
+        for i in range(self.shape.states):
+            blocks = min(CARRIED, self.shape.depth) if self.class_aware and i + 1 == self.shape.states else 0
+            yield Gate(width, hidden, **kind, class_aware=self.class_aware, blocks=blocks)
 
     @property
     def vit(self) -> nn.Module:
@@ -130,11 +187,13 @@ class DiffMask(nn.Module):
         # one vector where the embedding looks at each patch alone, as a plain ViT's does
         return grey[0].clone() if torch.allclose(grey, grey[:1], atol=1e-6) else grey
 
-    def read(self, images: Tensor, last: int | None = None, stop: bool = False) -> tuple[Tensor | None, Tensor]:
+    def read(
+        self, images: Tensor, last: int | None = None, stop: bool = False, target: int | Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
         """Run the ViT once: its logits (B, classes), and the logits of gates 0 … last, (B, last + 1, N), by default all.
 
         images: not looked at again; `explain` and `fit` have. stop: run no block that gates 0 … last do not need; the ViT's
-        logits are then None, and gates per class impossible.
+        logits are then None, and gates that know the class impossible. target: for class-aware ones, as for `explain`.
         The ViT runs without gradients; the gates with them, where the caller has them on. Without them, no hidden state but
         h_0 outlives the block that made it.
         """
@@ -157,43 +216,67 @@ class DiffMask(nn.Module):
             if stop and i == last:
                 raise _Enough
 
-        prediction = None
-        with torch.no_grad(), guest(self.vit), observe(self.vit, gate, prefix_too=True), suppress(_Enough):
-            prediction = self.vit(images)
-        p = prediction.float().softmax(-1) if self.per_class else None
-        return prediction, torch.stack([gate.score(h, p) for gate, h in zip(self.gates, hidden, strict=False)], dim=1)
+        prediction, carried, known = None, None, {}
+        with torch.no_grad(), guest(self.vit), ExitStack() as stack:
+            seen = stack.enter_context(observe_carried(self.vit, CARRIED)) if self.class_aware else None
+            stack.enter_context(observe(self.vit, gate, prefix_too=True))
+            with suppress(_Enough):
+                prediction = self.vit(images)
+            if seen is not None:
+                wanted = log_odds_slope(prediction, chosen_classes(prediction, target))
+                known, carried = {"direction": class_direction(self.vit, wanted.float())}, self._scaled(seen.paths(wanted))
+        pairs = zip(self.gates, hidden, strict=False)
+        if self.per_class:
+            known = {"p": prediction.float().softmax(-1)}
+        logits = [gate.score(h, **known, carried=None if gate.carried is None else carried) for gate, h in pairs]
+        return prediction, torch.stack(logits, dim=1)
+
+    def _scaled(self, carried: Tensor) -> Tensor:
+        """Return what is carried of the patches, (B, blocks, N), in units of the standard deviation of its sum."""
+        carried = carried[..., self.shape.prefix :].float()
+        return carried / carried.sum(1, keepdim=True).std(-1, keepdim=True).clamp(min=1e-6)
 
     @torch.no_grad()
-    def explain(self, images: Tensor, threshold: float = 0.5, depth: int | None = None) -> Explanation:
+    def explain(
+        self, images: Tensor, threshold: float = 0.5, depth: int | None = None, target: int | Tensor | None = None
+    ) -> Explanation:
         """Predict which patches are enough to keep the ViT's prediction, in one forward pass of the ViT, deterministically.
 
-        With a `cut`, the score is standardised in each image, less the cut, and the mask is its sigmoid: a patch is kept if it
-        lies more than `cut` standard deviations above the mean of its image.
+        With a `cut`, the score is standardised in each image, less the image's cut, and the mask is its sigmoid: a patch is
+        kept if it lies more than so many standard deviations above the mean of its image.
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
         depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}. The ViT then makes no prediction, so
-            gates per class take no depth. What a depth is worth: `experiments/depth.py`.
+            gates that know the class take no depth. What a depth is worth: `experiments/depth.py`.
+        target: the class to explain, an int or one for each image, LongTensor (B,), by default each image's predicted class;
+            for class-aware gates alone, since others do not know the class.
         Raises `ValueError` on input that does not fit.
         """
         require_images(self.vit, images)
         if not 0 <= threshold < 1:
             raise ValueError(f"The threshold is a probability in [0, 1), but it is {threshold}.")
         if depth is not None:
-            self._check_depth(depth)
+            self._require_depth(depth)
+        if target is not None:
+            if not self.class_aware:
+                raise ValueError("These gates do not know the class, so they explain the prediction alone; leave target out.")
+            require_target(target, self.shape, images)
         with torch.inference_mode():  # cheaper than no_grad, small operations above all
-            prediction, logits = self.read(images, None if depth is None else depth + 1, stop=depth is not None)
+            prediction, logits = self.read(images, None if depth is None else depth + 1, stop=depth is not None, target=target)
         prediction = None if prediction is None else prediction.clone()  # ordinary tensors again
         each = log_open(logits)  # (B, L + 2, N)
         log_mask = each.sum(1).unflatten(1, self.shape.grid)  # a patch stays only if every layer keeps it
         score, layers = log_odds(log_mask), each.exp().unflatten(2, self.shape.grid)
         mask = log_mask.exp()
         if self.cut is not None:
-            score = standardised(score) - self.cut
+            score = standardised(score) - self.cut(score, prediction)[:, None, None]
             mask = score.sigmoid()
         return Explanation(mask, mask > threshold, layers, prediction, threshold, score)
 
-    def _check_depth(self, depth: int) -> None:
-        if self.per_class:
-            raise ValueError("These gates have an output per class and need the whole prediction; leave depth out.")
+    def _require_depth(self, depth: int) -> None:
+        if self.per_class or self.class_aware:
+            raise ValueError("These gates know the class and need the whole prediction; leave depth out.")
+        if self.cut is not None and self.cut.weights:
+            raise ValueError("The cut of these gates reads the whole prediction; leave depth out.")
         if not isinstance(depth, int) or not 0 <= depth <= self.shape.depth:
             raise ValueError(f"depth is a number of blocks, 0 … {self.shape.depth}, but it is {depth}.")
 
@@ -216,12 +299,13 @@ class DiffMask(nn.Module):
     def config(self) -> dict:
         """What a weights file must say besides numbers, so that it can only be loaded where it fits."""
         shape = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.shape).items()}
-        return {"kind": "diffmask", "placeholder": self.kind, "hidden": self.hidden, "normalise": self.normalise,
-                "per_class": self.per_class, "context": self.context, "shape": shape, "vit": fingerprint(self.vit)}  # fmt: skip
+        about = {"kind": "diffmask", "placeholder": self.kind, **{key: getattr(self, key) for key in OPTIONS}}
+        return about | {"shape": shape, "vit": fingerprint(self.vit)}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write gates and placeholder as safetensors, replacing an older file in one step."""
-        save_tensors(path, self.state_dict(), self.config() | {"cut": self.cut})
+        cut = None if self.cut is None else [self.cut.offset, *self.cut.weights]
+        save_tensors(path, self.state_dict(), self.config() | {"cut": cut})
 
     @classmethod
     def load(cls, path: str | os.PathLike, vit: nn.Module, same_vit: bool = True) -> DiffMask:
@@ -234,7 +318,7 @@ class DiffMask(nn.Module):
         if config.get("kind") != "diffmask":
             raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
         placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
-        kind = {key: config[key] for key in ("hidden", "normalise", "per_class", "context")}
+        kind = {key: config[key] for key in OPTIONS if key in config}  # older files lack the newer ones
         explainer = cls(vit, placeholder, **kind)
         mine = explainer.config()
         for key, value in mine["shape"].items():
@@ -254,7 +338,9 @@ class DiffMask(nn.Module):
             raise ValueError(
                 f"{path} lacks tensors of a DiffMask ({' '.join(str(error).split()[-3:])}); save it again."
             ) from error
-        explainer.cut = config.get("cut")
+        cut = config.get("cut")
+        if cut is not None:  # a number, where all images have the same cut
+            explainer.cut = Cut(cut) if isinstance(cut, float | int) else Cut(cut[0], tuple(cut[1:]))
         return explainer
 
 

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 TEMPERATURE, LEFT, RIGHT = 0.2, -0.2, 1.0  # as in VISION DIFFMASK
 
@@ -61,20 +62,37 @@ class Gate(nn.Module):
     then be kept in what is taken for a cat and removed from what is taken for a truck. One output can hardly say both.
     context: let the gate also read c_i, what the ViT makes of the whole image at that depth: [h_0 ; h_i ; c_i]. Whether one
     more patch of fur is needed depends on what else is there, and a patch does not see the others as the head does.
+    class_aware: context, and a last layer that turns with the direction u in which the head finds the class:
+    (w + A u) · hidden. It does what outputs for each class do, but fits any head, and any class can be asked about.
+    blocks: for the last gate, of how many blocks it also reads what attention carries of the patch along u
+    (`vit.direct.Carried.paths`); it adds a weighted sum of them.
     """
 
-    def __init__(self, width: int, hidden: int, bias: float = 5.0, classes: int | None = None, context: bool = False):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        bias: float = 5.0,
+        classes: int | None = None,
+        context: bool = False,
+        class_aware: bool = False,
+        blocks: int = 0,
+    ):
         super().__init__()
-        self.first = nn.Linear((3 if context else 2) * width, hidden)
+        self.first = nn.Linear((3 if context or class_aware else 2) * width, hidden)
         self.last = nn.Linear(hidden, classes or 1)
         nn.init.constant_(self.last.bias, bias)  # start with every patch kept
+        self.turn = nn.Linear(width, hidden, bias=False) if class_aware else None
+        if class_aware:
+            nn.init.zeros_(self.turn.weight)  # start blind to the class
+        self.carried = nn.Parameter(torch.full((blocks,), 0.7)) if blocks else None
 
-    def forward(self, embedding: Tensor, state: Tensor, p: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(self, embedding: Tensor, state: Tensor, context: Tensor | None = None, **known: Tensor | None) -> Tensor:
         """Return logits (B, N) from the embedding h_0 and the state h_i, both (B, N, D).
 
-        p: (B, classes), for a gate with classes. context: c_i (B, D), for a gate that reads it.
+        context: c_i (B, D), for a gate that reads it. known: what `score` takes.
         """
-        return self.score(self.encode(embedding, state, context), p)
+        return self.score(self.encode(embedding, state, context), **known)
 
     def encode(self, embedding: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the hidden layer tanh(W [h_0 ; h_i ; c_i] + b), (B, N, hidden). A gate needs no more of h_i than this.
@@ -86,13 +104,41 @@ class Gate(nn.Module):
         hidden = F.linear(embedding, w_0) + F.linear(state, w_i, self.first.bias)
         return torch.tanh(hidden if context is None else hidden + F.linear(context, w_c)[:, None])
 
-    def score(self, hidden: Tensor, p: Tensor | None = None) -> Tensor:
-        """Return logits (B, N) from the hidden layer; p: (B, classes), for a gate with classes.
+    def score(
+        self,
+        hidden: Tensor,
+        p: Tensor | None = None,
+        direction: Tensor | None = None,
+        carried: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (B, N) from the hidden layer.
 
-        To mix the outputs by p is to mix their weights, so an image has one weight vector, however many classes there are.
+        p: (B, classes), for a gate with classes. To mix the outputs by p is to mix their weights, so an image has one weight
+        vector, however many classes there are. direction: u (B, D), for a gate that is class-aware; carried: (B, blocks, N).
         """
         weight, bias = self.last.weight, self.last.bias  # (classes or 1, hidden), (classes or 1,)
         if p is not None:
             weight, bias = (p[..., None] * weight).sum(1, keepdim=True), (p * bias).sum(1, keepdim=True)
+        if direction is not None:
+            weight = (weight + F.linear(direction, self.turn.weight))[:, None]  # (B, 1, hidden)
         # No matrix product, which autocast would round: logits in bfloat16 have ties where gates are to rank.
-        return (hidden.float() * weight).sum(-1) + bias
+        logits = (hidden.float() * weight).sum(-1) + bias
+        return logits if carried is None else logits + (carried.float() * self.carried[:, None]).sum(1)
+
+
+class PublishedGate(Gate):
+    """The gate of the authors' code: 15 tanh(w · tanh(W [h_0 ; h_i] + b) + a) + offset, so a logit lies in about −7 … 23.
+
+    Both layers have weight norm (Salimans and Kingma 2016, arXiv 1602.07868); the offset is learned and starts at 8.
+    """
+
+    SCALE, OFFSET = 15.0, 8.0
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__(width, hidden, bias=0.0)
+        self.first, self.last = weight_norm(self.first), weight_norm(self.last)
+        self.offset = nn.Parameter(torch.tensor(self.OFFSET))
+
+    def score(self, hidden: Tensor, **known: Tensor | None) -> Tensor:
+        """Return logits (B, N) from the hidden layer; these gates know nothing else."""
+        return self.SCALE * torch.tanh(super().score(hidden)) + self.offset

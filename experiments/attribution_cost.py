@@ -17,17 +17,20 @@ from functools import partial
 import timm
 import torch
 
-from diffmask_lite import DiffMask
+from diffmask_lite import RANKED, DiffMask
+from diffmask_lite.diffmask import Cut
 from timing import ratios
 
 BAR = 1.10  # for ViT-Ti/16, one image
-CASES = {  # timm's name, gates per class, images at once -> forward passes in one timing
+CASES = {  # timm's name, gates that rank, images at once -> forward passes in one timing
     ("vit_tiny_patch16_224", False, 1): 4,
     ("vit_tiny_patch16_224", False, 8): 1,
     ("vit_tiny_patch16_224", True, 1): 4,
+    ("vit_tiny_patch16_224", True, 8): 1,
     ("vit_small_patch16_224", False, 1): 2,
     ("vit_small_patch16_224", True, 1): 2,
     ("vit_base_patch16_224", False, 1): 1,
+    ("vit_base_patch16_224", True, 1): 1,
 }
 
 
@@ -40,17 +43,18 @@ def main() -> int:
         torch.set_num_threads(options.threads)
     kept = True
     print(f"{'ViT':<24}{'gates':<14}{'batch':>6}{'median ↓':>10}{'quartiles':>16}   in plain forward passes")
-    for (name, per_class, batch), repeats in CASES.items():
+    for (name, ranked, batch), repeats in CASES.items():
         vit = timm.create_model(name).eval()
-        explainer = DiffMask(vit, per_class=per_class)
+        explainer = DiffMask(vit, **RANKED["explainer"] if ranked else {})
+        explainer.cut = Cut(0.0, (0.0,) * 13) if ranked else None  # a size of its own for each image
         images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         plain = torch.no_grad()(lambda vit=vit, images=images: vit(images))
         explain = partial(explainer.explain, images)
         found = ratios(plain, explain, options.rounds, repeats, clock=time.process_time)
         low, median, high = statistics.quantiles(found, n=4)
-        kind = "1,000 classes" if per_class else "one output"
+        kind = "that rank" if ranked else "as published"
         print(f"{name:<24}{kind:<14}{batch:>6}{median:>10.3f}{f'{low:.3f} – {high:.3f}':>16}", flush=True)
-        if (name, per_class, batch) == next(iter(CASES)):
+        if (name, ranked, batch) == next(iter(CASES)):
             kept = median <= BAR
     print(f"bar {BAR:.2f} for {next(iter(CASES))[0]}, batch 1: {'kept' if kept else 'broken'}")
     return int(not kept)

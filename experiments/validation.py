@@ -22,7 +22,7 @@ class Validation:
 
     explainer: the gates in training, which learn an order. images: (n, C, H, W), n ≥ 2, held out. scored: how many of them,
         at most half, are scored: their maps by removal curves of `steps` steps, and their masks, cut where those of the other
-        images have a mean KL of eps (`calibrate`).
+        images have a mean KL of eps (`calibrate`), at a level of each image's own, or with per_image=False at one for all.
     file: CSV, rewritten with each row. A resumed training goes on with the rows of its earlier steps.
 
     The table has "step", the number of steps taken; "srg drop" and the like, one for each removal; and "kl" (nats),
@@ -38,13 +38,14 @@ class Validation:
         scored: int = 300,
         removals: Sequence[str] = ("drop", "noise"),
         steps: int = 16,
+        per_image: bool = True,
         file: str | os.PathLike | None = None,
     ):
         scored = min(scored, len(images) // 2)
         if scored < 1:
             raise ValueError(f"Validation needs some images to score and others to cut by, but there are {len(images)}.")
         self.explainer, self.scored, self.others = explainer, images[:scored], images[scored:]
-        self.eps, self.file = eps, Path(file) if file else None
+        self.eps, self.per_image, self.file = eps, per_image, Path(file) if file else None
         self.settings: dict[str, Any] = {"removal": tuple(removals), "steps": steps, "orders": 1, "shares": (0.2,)}
         self.rows: list[dict[str, float]] = []
 
@@ -68,7 +69,7 @@ class Validation:
         curves = evaluate(explainer.vit, self.scored, maps, logits=found.logits, progress=False, **self.settings).scores
         srg = curves[curves["metric"] == "srg"].groupby("removal", sort=False)["value"].mean()
         try:
-            calibrate(explainer, self.others, self.eps)
+            calibrate(explainer, self.others, self.eps, per_image=self.per_image)
             masks = hard_mask_scores(explainer, self.scored)
         finally:
             explainer.cut = before

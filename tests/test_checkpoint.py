@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from diffmask_lite import PUBLISHED, RANKED, DiffMask, Ranking, fit
+from diffmask_lite.diffmask import Cut
 from diffmask_lite.training.checkpoint import save_checkpoint
 from diffmask_lite.training.objective import by_slope
 from families import assert_one_sentence, build, shared, some_images
@@ -34,7 +35,7 @@ def images():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images, name):
-    options = {**QUICK, **RECIPES[name], "warmup": 5, "every": 4}
+    options = {**QUICK, **RECIPES[name], "warmup": 5, "every": 4, "batch": 4}
     whole, part, again, done = (DiffMask(shared("vit"), "learned", seed=seed) for seed in (0, 0, 99, 0))
     wanted = fit(whole, Noisy(images), 11, **options)
 
@@ -44,7 +45,7 @@ def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images
 
     with pytest.raises(OSError, match="power"):
         fit(part, Noisy(images, stop), 11, checkpoint=tmp_path / "run", **options)
-    again.cut = done.cut = 1.0  # of the gates before, as are their first weights
+    again.cut = done.cut = Cut(1.0)  # of the gates before, as are their first weights
     found = fit(again, Noisy(images), 11, checkpoint=tmp_path / "run", **options)
     assert torch.equal(weights(again), weights(whole)) and not torch.equal(weights(part), weights(whole))
     assert found.frame().equals(wanted.frame())
@@ -102,10 +103,10 @@ fit(DiffMask(vit), some_images(vit, 10), 30, batch=4, every=5, progress=False, c
 
 def attempt(path, words, explainer, data, steps=2, **settings):
     """It is refused in one sentence, and leaves the gates and their cut as they were."""
-    explainer.cut, before = 0.25, weights(explainer)
+    explainer.cut, before = Cut(0.25), weights(explainer)
     with pytest.raises(ValueError, match=words) as error:
         fit(explainer, data, steps, checkpoint=path, **{**QUICK, **settings})
-    assert explainer.cut == 0.25 and torch.equal(weights(explainer), before), words
+    assert explainer.cut == Cut(0.25) and torch.equal(weights(explainer), before), words
     assert str(path) in assert_one_sentence(error.value)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from diffmask_lite import DiffMask
+from diffmask_lite.diffmask import Cut
 from diffmask_lite.gates import TEMPERATURE, Gate, normalise
 from diffmask_lite.vit import anatomy, hidden_states, observe, predict
 from diffmask_lite.vit.storage import load_tensors, save_tensors
@@ -67,9 +68,9 @@ def test_the_gates_that_explain_are_those_of_the_class(monkeypatch):
     encode, score = Gate.encode, Gate.score
     monkeypatch.setattr(Gate, "encode", lambda self, *read, **named: -encode(self, *read, **named))
     assert not torch.equal(explainer.explain(IMAGES).layers, plain.layers)
-    monkeypatch.setattr(Gate, "score", lambda self, hidden, p=None: score(self, -hidden, p))
+    monkeypatch.setattr(Gate, "score", lambda self, hidden, **known: score(self, -hidden, **known))
     assert torch.equal(explainer.explain(IMAGES).layers, plain.layers)
-    monkeypatch.setattr(Gate, "score", lambda _self, hidden, _p=None: hidden.new_full(hidden.shape[:2], -50.0))
+    monkeypatch.setattr(Gate, "score", lambda _self, hidden, **_known: hidden.new_full(hidden.shape[:2], -50.0))
     assert not explainer.explain(IMAGES).keep.any()
 
 
@@ -134,7 +135,7 @@ def test_the_score_has_no_ties_where_the_mask_rounds_to_one():
 def test_a_cut_counts_standard_deviations_in_each_image(tmp_path):
     explainer = loose(VIT)
     plain = explainer.explain(IMAGES)
-    explainer.cut = 0.5
+    explainer.cut = Cut(0.5)
     explainer.save(tmp_path / "gates.safetensors")
     result = DiffMask.load(tmp_path / "gates.safetensors", VIT).explain(IMAGES)
     for score, found, keep, mask in zip(plain.score, result.score, result.keep, result.mask, strict=True):

@@ -320,7 +320,7 @@ def test_the_two_scripts_train_score_and_register(tmp_path, monkeypatch, capsys)
     table = results.read(out / "results" / "cifar10_validation.csv")
     assert table[["seed", "steps", "step"]].to_numpy().tolist() == [[0, 2, 2]]
     monkeypatch.setattr(train_gates, "fast_bfloat16", lambda device: True)
-    assert [train_gates.autocast_for(name) for name in weights.NAMES] == [None, torch.bfloat16]
+    assert [train_gates.autocast_for(name) for name in weights.NAMES] == [None, torch.bfloat16, torch.bfloat16]
 
 
 def test_validation_scores_are_those_of_curves_and_masks_written_out():

@@ -11,7 +11,7 @@ import torch
 
 from diffmask_lite import DiffMask
 from diffmask_lite.diffmask import kl_divergence
-from diffmask_lite.faithfulness import curves, mask_scores
+from diffmask_lite.faithfulness import curves, luck, mask_scores, twins
 from diffmask_lite.faithfulness.curves import NAMED_REMOVALS, ask, evaluate
 from diffmask_lite.faithfulness.probes import _cascade, _classify, label_leak, weight_randomisation
 from diffmask_lite.faithfulness.ranking import best, midranks, removal_order, removal_ranks, spearman, tie_orders
@@ -614,3 +614,41 @@ def test_weight_randomisation_goes_from_the_head_to_the_embedding(family):
         for i in range(untouched + 1 if stage == 1 else untouched):
             assert torch.equal(states[stage][i], states[0][i]), (stage, i)
     assert not torch.allclose(states[-1][0], states[0][0], atol=1e-4)
+
+
+# Luck
+
+
+def test_twins_have_the_size_of_each_mask_and_the_moved_one_its_shape():
+    masks = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 6)[:, None, None]
+    found = twins(masks, draws=40, seed=3)
+    assert set(found) == {"random", "shifted"} and all(twin.shape == (40, 6, 3, 4) for twin in found.values())
+    for name, twin in found.items():
+        assert torch.equal(twin.flatten(2).sum(2), masks.flatten(1).sum(1).expand(40, 6))
+        assert torch.equal(twin, twins(masks, draws=40, seed=3)[name])
+    for mask, moved in zip(masks, found["shifted"].transpose(0, 1), strict=True):
+        everywhere = [mask.roll((y, x), (0, 1)) for y in range(3) for x in range(4)][1:]  # the first is the mask where it was
+        which = [{k for k, other in enumerate(everywhere) if torch.equal(other, one)} for one in moved]
+        assert all(which) and (mask.all() or not mask.any() or len(set.union(*which)) == 11)
+    assert found["random"].float().mean(0)[3].std() < 0.15  # anywhere alike
+
+
+def test_luck_tells_masks_that_select_from_masks_that_do_not():
+    """On the linear ViT the best patches of an image beat their twins, and a random mask does not; by hand for one metric."""
+    vit = linear_vit()
+    images = torch.randn(40, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    said, _ = says(vit, images)
+    sure = vit(images).detach().argmax(1) == 0
+    order = torch.where(sure[:, None, None], said, -said).flatten(1).argsort(1, descending=True).argsort(1).view(-1, 4, 4)
+    drawn = torch.rand(40, 16, generator=torch.Generator().manual_seed(2)).argsort(1).view(-1, 4, 4)
+    masks = {"best": order < 6, "worst": order >= 10, "any": drawn < 6}
+    table = luck(vit, images, masks, "mean", draws=4).set_index(["method", "twin", "metric"])
+    better = table["better"].xs("agreement", level="metric").unstack("twin")
+    assert better.loc["best"].all() and not better.loc["worst"].any() and not better.loc["any", "random"]
+    for twin in ("random", "shifted"):
+        row = table.loc["worst", twin, "agreement"]
+        assert row["high"] < 0 and row["mean"] == pytest.approx(row["mask"] - row["luck"]) and row["kept"] == 6 / 16
+    drawn = twins(masks["best"], 4)["random"]
+    with torch.no_grad():
+        same = [predict(vit, images, keep, "mean").argmax(1) == vit(images).argmax(1) for keep in drawn]
+    assert table.loc["best", "random", "agreement"]["luck"] == pytest.approx(torch.stack(same).float().mean().item())

@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 
-from diffmask_lite.gates import LEFT, RIGHT, TEMPERATURE, Gate, log_odds, log_open, normalise, prob_open, sample, stretched
+from diffmask_lite.gates import (
+    LEFT,
+    RIGHT,
+    TEMPERATURE,
+    Gate,
+    PublishedGate,
+    log_odds,
+    log_open,
+    normalise,
+    prob_open,
+    sample,
+    stretched,
+)  # fmt: skip
 from diffmask_lite.vit.randomness import stream
 
 LOGITS = [-4.0, -1.0, 0.0, 0.7, 2.0]
@@ -53,7 +65,7 @@ def test_a_gate_equals_its_formula_for_each_patch_with_its_gradients(classes, co
     h_0, h_i, c_i = torch.randn(4, 5, 12), torch.randn(4, 5, 12), torch.randn(4, 12) if context else None
     p = None if classes is None else torch.rand(4, classes).softmax(1)
 
-    fast = gate(h_0, h_i, p, c_i)
+    fast = gate(h_0, h_i, c_i, p=p)
     torch.testing.assert_close(gate.score(gate.encode(h_0, h_i, c_i), p), fast)
     slow = torch.empty(4, 5)
     for b in range(4):
@@ -65,7 +77,39 @@ def test_a_gate_equals_its_formula_for_each_patch_with_its_gradients(classes, co
     found, wanted = (torch.autograd.grad((logits * weighing).sum(), weights) for logits in (fast, slow))
     torch.testing.assert_close(found, wanted)
     with torch.autocast("cpu", torch.bfloat16):
-        assert gate(h_0, h_i, p, c_i).dtype == torch.float32, "logits in bfloat16 would have ties"
+        assert gate(h_0, h_i, c_i, p=p).dtype == torch.float32, "logits in bfloat16 would have ties"
+
+
+def test_the_published_gate_is_that_of_the_authors_code():
+    """15 tanh(v · tanh(W [h_0 ; h_i] + b) + a) + 8, with weight norm: each row of W and v is g · w / |w|."""
+    torch.manual_seed(0)
+    gate = PublishedGate(6, 4)
+    with torch.no_grad():
+        for layer in (gate.first, gate.last):
+            layer.parametrizations.weight.original0.uniform_(0.5, 2)  # g
+    (h_0, h_i), parts = torch.randn(2, 3, 5, 6), []
+    for layer in (gate.first, gate.last):
+        g, w = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+        parts.append((g * w / w.norm(dim=1, keepdim=True), layer.bias))
+    (w, b), (v, a) = parts
+    slow = 15 * torch.tanh(torch.tanh(torch.cat([h_0, h_i], -1) @ w.T + b) @ v.T + a).squeeze(-1) + 8
+    torch.testing.assert_close(gate(h_0, h_i), slow)
+    assert (gate.last.bias == 0).all() and gate.offset.requires_grad and gate(100 * h_0, h_i).min() > -7
+
+
+def test_a_class_aware_gate_turns_with_the_direction_and_adds_what_is_carried():
+    torch.manual_seed(0)
+    gate = Gate(12, 8, class_aware=True, blocks=2)
+    h_0, h_i, c_i, u, carried = (torch.randn(4, *shape) for shape in ((5, 12), (5, 12), (12,), (12,), (2, 5)))
+    hidden = gate.encode(h_0, h_i, c_i)
+    plain = gate.last(hidden).squeeze(-1)
+    torch.testing.assert_close(gate.score(hidden, direction=u), plain)  # blind to the class at first
+    torch.nn.init.normal_(gate.turn.weight)
+    slow = torch.empty(4, 5)
+    for b in range(4):
+        for n in range(5):
+            slow[b, n] = plain[b, n] + gate.turn(u[b]) @ hidden[b, n] + gate.carried @ carried[b, :, n]
+    torch.testing.assert_close(gate(h_0, h_i, c_i, direction=u, carried=carried), slow)
 
 
 def test_log_odds_rank_what_rounds_to_one():

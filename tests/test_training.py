@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from diffmask_lite import Constraint, DiffMask, Ranking, calibrate, fit
+from diffmask_lite import RANKED, Constraint, DiffMask, Ranking, calibrate, fit, teach
+from diffmask_lite.attribution import METHODS
 from diffmask_lite.datasets import ColourGrid
+from diffmask_lite.diffmask import Check, Cut, Explanation, standardised
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
 from diffmask_lite.training import History
 from diffmask_lite.training.data import epoch_order
 from diffmask_lite.training.distributed import Draw, Team
-from diffmask_lite.training.objective import Step, by_slope, correlation
+from diffmask_lite.training.objective import Step, Taught, by_slope, correlation
 from diffmask_lite.training.optimizer import OPTIMIZERS, make_optimizer, set_rate
 from diffmask_lite.vit import hidden_states, predict
 from diffmask_lite.vit.randomness import stream
@@ -88,7 +90,8 @@ def test_by_slope_is_minus_the_mean_correlation_with_the_slope_at_a_random_degre
     vit = shared("vit")
     explainer, exact, h = DiffMask(vit, hole), double("vit"), 1e-4
     removal = hole if hole == "drop" else explainer.placeholder.double()
-    score, share, wanted = torch.randn(3, 16, generator=stream(2)), torch.rand(3, 1, generator=stream(4)), []
+    share = torch.rand(3, 1, generator=stream(4)).square().clamp(min=0.01)
+    score, wanted = torch.randn(3, 16, generator=stream(2)), []
     logits = vit(images[:3]).detach()
     for b in range(3):
         slope = []
@@ -101,6 +104,37 @@ def test_by_slope_is_minus_the_mean_correlation_with_the_slope_at_a_random_degre
     step = Step(explainer, images[:3], logits, torch.empty(0), torch.empty(0), drawn(stream(4), 3))
     assert by_slope(step, score).item() == pytest.approx(-sum(wanted) / 3, abs=1e-3)
     assert correlation(score, torch.ones(3, 16)).tolist() == [0, 0, 0]
+
+
+def test_calibrate_gives_each_image_the_size_that_it_needs(monkeypatch):
+    """Of two kinds of images the one needs 2 patches and the other 8, and their scores' spread tells which is which."""
+    explainer, n = DiffMask(shared("vit"), "drop"), 240
+    draw = stream(0, "sizes")
+    many, place = torch.arange(n) % 2 == 1, torch.rand(n, 16, generator=draw).argsort(1).argsort(1)
+    score = (15 - place.float()) * torch.where(many, 2.0, 1.0)[:, None]  # the same order of ranks, another spread
+    needed = torch.where(many, 8, 2)
+    images, logits = torch.arange(n).float().view(n, 1, 1, 1).expand(n, 3, 64, 64), torch.randn(n, 10, generator=draw)
+
+    def of(images):
+        return images[:, 0, 0, 0].long()
+
+    def explain(self, images, *_):
+        asked = score[of(images)].view(-1, 4, 4)
+        level = asked if self.cut is None else standardised(asked) - self.cut(asked, logits[of(images)])[:, None, None]
+        return Explanation(level.sigmoid(), level > 0, level[:, None], logits[of(images)], 0.5, level)
+
+    def verify(_self, images, keep, *_):
+        kept = keep.flatten(1).sum(1)
+        lost = (needed[of(images)] - kept).clamp(min=0).float()  # a nat for each patch that is missing
+        return Check(lost, lost == 0, kept / 16, logits[of(images)])
+
+    monkeypatch.setattr(DiffMask, "explain", explain)
+    monkeypatch.setattr(DiffMask, "verify", verify)
+    assert calibrate(explainer, images, 0.1, batch=100) <= 0.1
+    kept = explainer.explain(images).keep.flatten(1).sum(1).float()
+    assert kept[~many].mean() < 3 and 7 < kept[many].mean() < 9 and len(explainer.cut.weights) == 13
+    assert calibrate(explainer, images[:100], 0.1) <= 0.1
+    assert explainer.cut.weights == () and explainer.explain(images).keep.flatten(1).sum(1).float()[~many].mean() > 7
 
 
 def test_an_order_alone_is_learned_from_the_term_alone(images):
@@ -132,6 +166,40 @@ def test_fit_finds_the_counted_cells_of_the_colour_grid():
     assert after["kl"] < 0.05 and after["agreement"] > 0.99
 
 
+def test_gates_that_are_taught_follow_the_map_of_each_image_in_every_epoch(images):
+    """The maps come from `integrated_drop`, and each step takes those of its own images, in whatever order they are drawn."""
+    vit = shared("vit")
+    objective = teach(vit, [(image, 0) for image in images], batch=4, progress=False)
+    maps = METHODS["integrated_drop"](vit, images)
+    torch.testing.assert_close(objective.term.maps, maps.flatten(1), rtol=1e-4, atol=1e-5)
+    explainer, seen = DiffMask(vit, **RANKED["explainer"]), []
+
+    def spy(step, score):
+        seen.append(step.indices)
+        torch.testing.assert_close(step.images, images[list(step.indices)])
+        wanted = [torch.corrcoef(torch.stack([score[b], maps[i].flatten()]))[0, 1] for b, i in enumerate(step.indices)]
+        loss = objective.term(step, score)
+        torch.testing.assert_close(loss, -torch.stack(wanted).mean(), rtol=1e-4, atol=1e-5)
+        return loss
+
+    before = -objective.term(step_of(explainer, images), explainer.explain(images).score.flatten(1))
+    settings = RANKED["fit"] | {"objective": Ranking(spy), "batch": 5, "warmup": 1}
+    fit(explainer, images, 30, progress=False, **settings)
+    after = -objective.term(step_of(explainer, images), explainer.explain(images).score.flatten(1))
+    assert after > max(0.9, before + 0.1) and sorted(seen[0] + seen[1]) == list(range(10))
+    assert Ranking(Taught(maps)).config() != Ranking(Taught(maps + 1)).config()
+    for wrong, words in ((maps[:3], "There are 3 maps of 16 patches"), (maps[:, :2], "10 maps of 8 patches")):
+        with pytest.raises(ValueError, match=words) as error:
+            fit(explainer, images, 2, progress=False, **RANKED["fit"] | {"objective": Ranking(Taught(wrong))})
+        assert_one_sentence(error.value)
+    with pytest.raises(ValueError, match="NaN"):
+        Taught(maps / 0 * 0)
+
+
+def step_of(explainer, images):
+    return Step(explainer, images, *explainer.read(images), torch.empty(0), None, range(len(images)))
+
+
 def test_calibrate_cuts_where_the_shown_masks_have_the_kl_asked_for(images, monkeypatch):
     explainer = DiffMask(shared("vit"), "drop", seed=1)
     with torch.no_grad():
@@ -148,10 +216,10 @@ def test_calibrate_cuts_where_the_shown_masks_have_the_kl_asked_for(images, monk
         measured = calibrate(explainer, images, eps, batch=4)
         kl, kept[eps] = shown()
         assert measured == pytest.approx(kl, rel=1e-4) and kl <= eps
-        explainer.cut += 0.7
+        explainer.cut = Cut(explainer.cut.offset + 0.7)
         assert shown()[0] > eps, "a higher cut met the constraint as well"
     assert kept[most / 8] > kept[most / 3] > 0
-    assert calibrate(explainer, images, 100.0) < 100 and explainer.cut == pytest.approx(3, abs=0.01)
+    assert calibrate(explainer, images, 100.0) < 100 and explainer.cut.offset == pytest.approx(3, abs=0.01)
     before = explainer.cut
     with pytest.raises(ValueError, match="eps must be above 0") as error:
         calibrate(explainer, images, 0.0)

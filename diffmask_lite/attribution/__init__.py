@@ -13,6 +13,7 @@ raises `ValueError` with one sentence, and a method that a ViT cannot have raise
 | module | methods | what they ask |
 |---|---|---|
 | `attention` | `raw_attention`, `rollout` | where attention goes; blind to the class |
+| `direct` | `direct`, `direct_paths` | what attention carries of a patch to the class; no gradient |
 | `gradients` | `gradient_input`, `grad_cam`, `gradient_attention`, `legrad`, `integrated_gradients` | the logit's slopes |
 | `fading` | `gradient_drop`, `integrated_drop` | its slopes as tokens are dropped by degrees |
 | `perturbation` | `occlusion`, `leave_one_out`, `random_keep` | the prediction without some of the patches |
@@ -24,6 +25,7 @@ raises `ValueError` with one sentence, and a method that a ViT cannot have raise
 
 from .attention import raw_attention, rollout
 from .baselines import blurred, centre, random
+from .direct import direct, direct_paths
 from .fading import gradient_drop, integrated_drop
 from .gradients import grad_cam, gradient_attention, gradient_input, integrated_gradients, legrad
 from .perturbation import leave_one_out, occlusion, random_keep
@@ -33,7 +35,7 @@ __all__ = ["METHODS", "blurred"]
 METHODS = {
     method.__name__: method
     for method in (
-        raw_attention, rollout,
+        raw_attention, rollout, direct, direct_paths,
         gradient_input, grad_cam, gradient_attention, legrad, gradient_drop, integrated_drop, integrated_gradients,
         occlusion, leave_one_out, random_keep,
         random, centre,

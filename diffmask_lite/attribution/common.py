@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import Anatomy, anatomy, guest
+from ..vit.inputs import chosen_classes as classes  # noqa: F401 (for the methods)
 from ..vit.inputs import require_images, require_target
 
 Target = int | Tensor | None
@@ -20,13 +21,6 @@ def require_input(vit: nn.Module, images: Tensor, target: Target) -> Anatomy:
     shape = require_images(vit, images)
     require_target(target, shape, images)
     return shape
-
-
-def classes(logits: Tensor, target: Target) -> Tensor:
-    """Return the class to explain of each image, (B,): the target, or the most probable class of logits (B, classes)."""
-    if target is None:
-        return logits.argmax(1)
-    return torch.as_tensor(target, dtype=torch.long, device=logits.device).expand(len(logits))
 
 
 def pick(values: Tensor, chosen: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Subset
 
 from .. import weights
 from ..datasets import ImageFolder, preprocess
 from ..diffmask import PLACEHOLDERS, DiffMask
-from ..training import RANKED, calibrate, fit, hold_out
+from ..training import RANKED, calibrate, fit, hold_out, teach
 from ..training.calibration import CUT_EPS
 from ..training.distributed import fast_bfloat16, join
 from ..vit.storage import load_tensors
@@ -37,7 +38,8 @@ On several GPUs, which share each batch; the result is that of one with the whol
 
 Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
 
-CUT_IMAGES = 500  # on so many held-out images
+TAUGHT = 6000  # images whose maps gates learn that rank, at most
+CUT_IMAGES = 1000  # held-out images from which the cut is learned, at most
 
 
 def add_train_gates(commands: Any) -> None:
@@ -71,7 +73,7 @@ def add_train_gates(commands: Any) -> None:
     command.add_argument("--context", action="store_true", help="let each gate also read the class token, or the mean patch")
     command.add_argument(
         "--ranked", action="store_true",
-        help="learn to rank, as the shipped CIFAR-10 gates do; the mask is then cut at --eps on images held out for it",
+        help="learn to rank; how far down its order an image is kept is then learned, for --eps, on images held out for it",
     )  # fmt: skip
     command.add_argument("--every", type=int, default=100, help="steps between two checkpoints (default: 100)")
     command.add_argument(
@@ -100,6 +102,7 @@ def run(options: argparse.Namespace) -> None:
     kind = {"per_class": options.per_class, "context": options.context}
     if options.ranked:
         data, held_out = hold_out(data)
+        data = Subset(data.dataset, data.indices[:TAUGHT])
         kind, settings = kind | RANKED["explainer"], RANKED["fit"]
     kind |= {"placeholder": options.placeholder} if options.placeholder else {}
     if options.start:
@@ -118,6 +121,8 @@ def run(options: argparse.Namespace) -> None:
         how = f"{team.size} process{'es' if team.size > 1 else ''}, {'bfloat16' if autocast else 'float32'}"
         start = f"going on from {checkpoint}" if checkpoint.exists() else f"checkpoints go to {checkpoint}"
         print(f"{len(data)} images, {how}; {start}", flush=True)
+    if options.ranked:
+        settings = settings | {"objective": teach(vit, data, options.batch, progress=team.main)}
     if options.lr is not None:
         settings = settings | {"lr": options.lr}
     if options.eps is not None and not options.ranked:
@@ -135,6 +140,6 @@ def run(options: argparse.Namespace) -> None:
         if held_out is not None:
             few = torch.stack([held_out[i][0] for i in range(min(CUT_IMAGES, len(held_out)))]).to(next(vit.parameters()))
             kl = calibrate(explainer, few, options.eps or CUT_EPS, batch=options.batch)
-            print(f"cut {explainer.cut:.2f} standard deviations above the mean: KL {kl:.3f} on {len(few)} held-out images")
+            print(f"each image is kept as far down its order as it needs: KL {kl:.3f} on {len(few)} held-out images")
         explainer.save(path)
         print(f"{path}: gates for {options.model}")

@@ -3,6 +3,7 @@
     ranking     which patch comes first, and what to do about ties
     curves      `evaluate`: take patches away in the order of a map, and watch the prediction
     masks       hard masks: are the kept patches enough, are they needed?
+    luck        are masks better than random ones of their size, and than themselves, moved?
     truth       maps and masks against known cells
     statistics  intervals and differences by a paired bootstrap over images and seeds
     probes      does a mask leak the label, does a map depend on the weights?
@@ -11,6 +12,7 @@ Everything happens at patch level, on the ViT's own grid. Tables are long: one r
 """
 
 from .curves import Evaluation, evaluate
+from .luck import luck, twins
 from .masks import hard_mask_scores, mask_scores
 from .probes import label_leak, weight_randomisation
 from .ranking import best, midranks, removal_order, spearman
@@ -19,6 +21,6 @@ from .truth import image_auroc, pooled_auroc, pooled_iou, truth_differences, tru
 
 __all__ = [
     "ARROWS", "Evaluation", "Interval", "best", "compare", "differences", "evaluate", "hard_mask_scores", "image_auroc",
-    "intervals", "label_leak", "mask_scores", "midranks", "pooled_auroc", "pooled_iou", "removal_agreement", "removal_order",
-    "spearman", "summary", "truth_differences", "truth_scores", "weight_randomisation",
+    "intervals", "label_leak", "luck", "mask_scores", "midranks", "pooled_auroc", "pooled_iou", "removal_agreement",
+    "removal_order", "spearman", "summary", "truth_differences", "truth_scores", "twins", "weight_randomisation",
 ]  # fmt: skip

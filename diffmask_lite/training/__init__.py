@@ -14,6 +14,6 @@ from .calibration import calibrate
 from .data import hold_out
 from .fit import PUBLISHED, RANKED, fit
 from .history import History
-from .objective import Constraint, Ranking
+from .objective import Constraint, Ranking, teach
 
-__all__ = ["PUBLISHED", "RANKED", "Constraint", "History", "Ranking", "calibrate", "fit", "hold_out"]
+__all__ = ["PUBLISHED", "RANKED", "Constraint", "History", "Ranking", "calibrate", "fit", "hold_out", "teach"]

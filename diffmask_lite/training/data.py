@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,9 +25,13 @@ def epoch_order(length: int, seed: int, start: int, count: int) -> list[int]:
     indices: list[int] = []
     while len(indices) < count:
         epoch, offset = divmod(start + len(indices), length)
-        order = torch.randperm(length, generator=stream(seed, "order", epoch))
-        indices += order[offset : offset + count - len(indices)].tolist()
+        indices += _shuffled(length, seed, epoch)[offset : offset + count - len(indices)].tolist()
     return indices
+
+
+@lru_cache(maxsize=2)
+def _shuffled(length: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(length, generator=stream(seed, "order", epoch))
 
 
 def hold_out(dataset: Dataset, share: float = 0.04, seed: int = 0) -> tuple[Subset, Subset]:

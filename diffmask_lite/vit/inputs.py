@@ -125,3 +125,10 @@ def require_target(target: Any, shape: Anatomy, images: Tensor) -> None:
     if low < 0 or high >= shape.classes:
         wrong = low if low < 0 else high
         raise ValueError(f"There is no class {wrong}: this ViT has classes 0 to {shape.classes - 1}.")
+
+
+def chosen_classes(logits: Tensor, target: int | Tensor | None) -> Tensor:
+    """Return the class to explain of each image, (B,): the target, or the most probable class of logits (B, classes)."""
+    if target is None:
+        return logits.argmax(1)
+    return torch.as_tensor(target, dtype=torch.long, device=logits.device).expand(len(logits))

@@ -11,7 +11,8 @@ import hashlib
 import torch
 
 
-def stream(seed: int, *where: int | str) -> torch.Generator:
-    """Return a CPU generator that depends on (seed, where) alone, for example `stream(0, "noise", step)`."""
+def stream(seed: int, *where: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator that depends on (seed, where) alone, for example `stream(0, "noise", step)`, and on the kind of
+    device: a GPU draws other numbers than a CPU."""
     digest = hashlib.blake2b(repr((seed, *where)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -154,8 +154,8 @@ def test_readme_examples_import_what_exists_and_train_cut_and_compare(capsys):
     vit, explainer = weights.pretrained("grid")
     data = ColourGrid(20, seed=0)
     names = {"vit": vit, "dataset": data, "images": data.images}
-    assert "steps=10_000" in train
-    exec(train.replace("steps=10_000", "steps=2, progress=False"), names)
+    assert "dataset, 400, **" in train
+    exec(train.replace("dataset, 400, **", "dataset, 2, progress=False, **"), names)
     assert names["explainer"].cut is not None and names["explainer"].placeholder == "drop"
     exec(compare, {"vit": vit, "images": data.images, "result": explainer.explain(data.images)})
     printed = capsys.readouterr().out

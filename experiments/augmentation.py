@@ -1,0 +1,43 @@
+"""Change training images a little each time they are seen: a whole batch at once, on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def augmented(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Mirror half of the images, shift all by up to 4 pixels, turn, stretch and recolour half; (B, 3, S, S) -> the same."""
+    device = images.device
+
+    def drawn(low: float, high: float) -> Tensor:  # one number an image
+        return low + (high - low) * torch.rand(len(images), generator=draw, device=device)
+
+    size, warped, recoloured = images.shape[-1], drawn(0, 1) < 0.5, drawn(0, 1) < 0.5
+    angle = torch.where(warped, drawn(-0.3, 0.3), 0.0)  # radians
+    wide, tall = (torch.where(warped, drawn(-0.25, 0.25), 0.0).exp() for _ in range(2))
+    mirror = torch.where(drawn(0, 1) < 0.5, -1.0, 1.0)
+    across, down = ((drawn(-4.5, 4.5).round().clamp(-4, 4)) * 2 / size for _ in range(2))  # whole pixels blur nothing
+    rows = [mirror * wide * angle.cos(), -tall * angle.sin(), across, mirror * wide * angle.sin(), tall * angle.cos(), down]
+    places = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
+    brightness, contrast, saturation = (
+        torch.where(recoloured, drawn(low, high), middle).view(-1, 1, 1, 1)
+        for low, high, middle in ((-0.5, 0.5, 0.0), (0.6, 1.4, 1.0), (0.5, 1.5, 1.0))
+    )
+    grey = images.mean(1, keepdim=True)
+    images = grey + (images - grey) * saturation
+    centre = images.mean((1, 2, 3), keepdim=True)
+    return centre + (images - centre) * contrast + brightness
+
+
+def shifted(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Shift each image by up to 4 pixels and mirror half of them; (B, 3, S, S) -> the same."""
+    count, size, device = len(images), images.shape[-1], images.device
+    wide = F.pad(images, (4, 4, 4, 4), mode="reflect")
+    shift = torch.randint(0, 9, (2, count, 1), generator=draw, device=device) + torch.arange(size, device=device)
+    mirror = torch.rand(count, 1, generator=draw, device=device) < 0.5
+    columns = torch.where(mirror, shift[1].flip(1), shift[1])
+    image, channel = (torch.arange(n, device=device) for n in (count, images.shape[1]))
+    return wide[image.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), shift[0][:, None, :, None], columns[:, None, None, :]]

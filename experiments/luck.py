@@ -1,0 +1,84 @@
+"""Are hard masks better than luck? Every kind of gates, and its strongest rivals, beside random and moved masks of their size.
+
+    python experiments/luck.py cifar10_masked        some 20 minutes of one core
+    python experiments/luck.py cifar10
+    python experiments/luck.py grid
+
+Writes data/results/NAME_luck.csv, a row a method, twin and metric (`faithfulness.luck`; test images, all seeds that ship), and
+NAME_sizes.csv, a row an image: how many patches the gates of seed 0 keep, and the fewest that greedy elimination leaves at no
+more than the gates' mean KL. Rivals keep as many patches of each image as the first gates. Removed patches are dropped; on the
+grid, the mean patch stands there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from compare import DIFFMASK, prepare
+from diffmask_lite import attribution, faithfulness, weights
+from diffmask_lite.course import results
+from diffmask_lite.course.game import greedy_subset
+from diffmask_lite.vit.randomness import stream
+from tables import text, write
+
+RIVALS = ("direct", "direct_paths", "gradient_attention", "gradient_drop", "integrated_drop", "leave_one_out")
+BATCH = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(weights.ARCHITECTURES), help="the task")
+    parser.add_argument("--images", type=int, default=500, help="test images, drawn once by a seed (default: 500)")
+    parser.add_argument("--greedy", type=int, default=50, help="images for the greedy bound (default: 50)")
+    parser.add_argument("--data", type=Path, help="folder of data sets (default: $DIFFMASK_DATA, else ~/.cache/diffmask_lite)")
+    parser.add_argument("--weights", type=Path, default=weights.folder(), help="folder of weights (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=results.folder(), help="folder for the tables (default: %(default)s)")
+    options = parser.parse_args()
+    task = prepare(options.name, options.images, root=options.weights, data=options.data)
+    vit, images = task.vit, task.images
+
+    with torch.no_grad():
+        kept = {
+            method: torch.stack([torch.cat([e.explain(part).keep for part in images.split(BATCH)]) for e in explainers])
+            for method, explainers in task.explainers.items()
+        }
+    sizes = kept[DIFFMASK][0].flatten(1).sum(1)
+    for name in RIVALS:
+        maps = torch.cat([attribution.METHODS[name](vit, part) for part in images.split(BATCH)])
+        kept[name] = faithfulness.best(maps, sizes)[None]
+    removal = "mean" if options.name == "grid" else "drop"
+    table = faithfulness.luck(vit, images, kept, removal, logits=task.logits)
+    table.insert(0, "removal", removal)
+    save(table, options.out / f"{options.name}_luck.csv")
+    print(table.round(3).to_string(index=False))
+
+    explainer = task.explainers[DIFFMASK][0]
+    check = explainer.verify(images, kept[DIFFMASK][0], task.logits, removal)
+    allowed, rows = check.kl.mean().item(), []
+    some = torch.randperm(len(images), generator=stream(0, "greedy"))[: options.greedy].sort().values.tolist()
+    for i in some:
+        path, kl = greedy_subset(explainer, images[i])
+        fits = path.flatten(1).sum(1)[kl <= allowed]
+        own = path.flatten(1).sum(1)[kl <= max(check.kl[i].item(), kl.min().item())]
+        rows.append(
+            {
+                "image": task.index[i].item(), "kept": int(sizes[i]), "kl": check.kl[i].item(),
+                "greedy": int(fits.min()), "greedy at the mask's KL": int(own.min()),
+            }
+        )  # fmt: skip
+    bound = pd.DataFrame(rows)
+    save(bound, options.out / f"{options.name}_sizes.csv")
+    print(bound.describe().round(2).to_string())
+    print("Spearman, kept and greedy:", round(bound["kept"].corr(bound["greedy"], "spearman"), 3))
+
+
+def save(table: pd.DataFrame, path: Path) -> None:
+    write(path, text(table))
+
+
+if __name__ == "__main__":
+    main()
