@@ -22,6 +22,7 @@ from compare import DIFFMASK, prepare
 from diffmask_lite import attribution, faithfulness, weights
 from diffmask_lite.course import results
 from diffmask_lite.course.game import greedy_subset
+from diffmask_lite.vit import fingerprint
 from diffmask_lite.vit.randomness import stream
 from tables import text, write
 
@@ -52,8 +53,7 @@ def main() -> None:
         kept[name] = faithfulness.best(maps, sizes)[None]
     removal = "mean" if options.name == "grid" else "drop"
     table = faithfulness.luck(vit, images, kept, removal, logits=task.logits)
-    table.insert(0, "removal", removal)
-    save(table, options.out / f"{options.name}_luck.csv")
+    save(table.assign(removal=removal, vit=fingerprint(vit)), options.out / f"{options.name}_luck.csv")
     print(table.round(3).to_string(index=False))
 
     explainer = task.explainers[DIFFMASK][0]
@@ -71,7 +71,7 @@ def main() -> None:
             }
         )  # fmt: skip
     bound = pd.DataFrame(rows)
-    save(bound, options.out / f"{options.name}_sizes.csv")
+    save(bound.assign(vit=fingerprint(vit)), options.out / f"{options.name}_sizes.csv")
     print(bound.describe().round(2).to_string())
     print("Spearman, kept and greedy:", round(bound["kept"].corr(bound["greedy"], "spearman"), 3))
 

@@ -652,3 +652,26 @@ def test_luck_tells_masks_that_select_from_masks_that_do_not():
     with torch.no_grad():
         same = [predict(vit, images, keep, "mean").argmax(1) == vit(images).argmax(1) for keep in drawn]
     assert table.loc["best", "random", "agreement"]["luck"] == pytest.approx(torch.stack(same).float().mean().item())
+
+
+def test_a_map_made_for_a_class_is_scored_on_that_class():
+    """p of the class that is asked about, by a loop; KL and agreement are those of the whole prediction."""
+    vit = shared("not_square")
+    images = some_images(vit, 3)
+    maps, target = torch.randn(3, *anatomy(vit).grid), torch.tensor([1, 4, 7])
+    found = evaluate(vit, images, {"m": maps}, steps=3, shares=(0.5,), target=target, progress=False)
+    plain = evaluate(vit, images, {"m": maps}, steps=3, shares=(0.5,), progress=False).scores
+    order, n = maps.flatten(1).argsort(1, descending=True), maps[0].numel()
+    for b in range(3):
+        for k, share in enumerate(round(i * n / 3) for i in range(4)):
+            keep = torch.ones(n, dtype=torch.bool).scatter(0, order[b, :share], False).view(1, *maps.shape[1:])
+            with torch.no_grad():
+                p = predict(vit, images[b : b + 1], keep).softmax(1)[0, target[b]].item()
+            rows = found.curves.query("image == @b and order == 'morf'")
+            assert rows["p"].iloc[k] == pytest.approx(p, abs=1e-5)
+    same = found.scores["metric"].isin(["morf", "lerf", "srg"])
+    assert np.allclose(found.scores[~same]["value"], plain[~same]["value"])
+    assert not np.allclose(found.scores[same]["value"], plain[same]["value"])
+    for wrong, words in ((10, "10"), (torch.tensor([1, 2]), "one class for each image")):
+        with pytest.raises(ValueError, match=words):
+            evaluate(vit, images, {"m": maps}, target=wrong, progress=False)

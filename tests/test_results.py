@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 import compare
 import depth
+import luck
 import paper_curves
 import seed_agreement
 from compare import COMPARED, GATE_KINDS, Comparison, prepare
@@ -29,7 +30,7 @@ from variants import AFTERWARDS, VARIANTS
 
 FOLDER = results.folder()
 TASKS = ("grid", "cifar10")  # those of the course
-COMPARISONS = {"grid": "grid", "cifar10": "cifar10", paper_curves.NAME: "cifar10"}
+COMPARISONS = {"grid": "grid", "cifar10": "cifar10", "cifar10_masked": "cifar10_masked", paper_curves.NAME: "cifar10"}
 
 
 def sidecar(name):
@@ -84,6 +85,20 @@ def test_all_other_tables_were_measured_on_the_shipped_weights():
         assert {task: list(found) for task, found in rows.items()} == {n: [fingerprint(vit(n))] for n in TASKS}, table
 
 
+def test_luck_was_measured_on_the_shipped_weights():
+    """Every kind of gates that ships and every rival stands beside both twins; and the claims that README makes hold."""
+    for name, kinds in {"cifar10_masked": {"diffmask"}}.items():
+        table, sizes = read(FOLDER / f"{name}_luck.csv"), read(FOLDER / f"{name}_sizes.csv")
+        assert set(table["vit"]) == set(sizes["vit"]) == {fingerprint(vit(name))}, f"stale; run `experiments/luck.py {name}`"
+        assert set(table["method"]) == kinds | set(luck.RIVALS) and not table.duplicated(["method", "twin", "metric"]).any()
+        assert len(table) == 4 * table["method"].nunique() and len(sizes) == 50 and (sizes["greedy"] <= 64).all()
+        np.testing.assert_allclose(table["mean"], table["mask"] - table["luck"], atol=1.6e-4)
+        sign = table["metric"].map({"sufficiency": -1, "agreement": 1})
+        assert (table["better"] == (np.minimum(sign * table["low"], sign * table["high"]) > 0)).all()
+        own = table[table["method"] == "diffmask"]
+        assert own["better"].all() and own["spread"].min() > 0.04 and own["kept"].max() < 0.23
+
+
 # Whole or not
 
 
@@ -91,7 +106,7 @@ def test_all_other_tables_were_measured_on_the_shipped_weights():
 def test_comparisons_have_every_row_once_and_curves_of_the_areas_that_are_scored(name):
     about, table, curves = sidecar(name), read(FOLDER / f"{name}.csv"), read(FOLDER / f"{name}_curves.csv")
     gates = Counter(entry["method"] for entry in about["gates"])
-    wanted = ["noise"] if name == paper_curves.NAME else ["drop", "mean", "noise"]
+    wanted = {paper_curves.NAME: ["noise"], "cifar10_masked": ["drop", "noise"]}.get(name, ["drop", "mean", "noise"])
     assert list(table["method"].unique()) == about["methods"] and table.notna().all(axis=None) and about["images"] >= 100
     assert list(table["removal"].unique()) == about["removals"] and set(wanted) <= set(about["removals"])
     for method, rows in table.groupby("method"):

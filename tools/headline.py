@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from diffmask_lite import faithfulness, weights
 from diffmask_lite.course import results
 from diffmask_lite.faithfulness import Interval
@@ -22,13 +24,18 @@ sys.path.append(str(ROOT / "experiments"))
 from compare import BASELINES, BLUR, DIFFMASK, GATE_KINDS  # noqa: E402
 
 README = ROOT / "README.md"
+LARGER = "cifar10_masked"  # the larger ViT, whose gates give each image a mask of its own size
+SETS = re.compile(r"(?<=<!-- sets:begin -->\n).*?(?=<!-- sets:end -->)", re.DOTALL)
 PLACE = re.compile(r"(?<=<!-- headline:begin -->\n).*?(?=<!-- headline:end -->)", re.DOTALL)
 CLAIM = "its shipped gates keep"
 KEPT = re.compile(rf"^\| {CLAIM} .*$", re.MULTILINE)
 HEADS = {
     "drop": "tokens dropped", "mean": "mean patch instead", "noise": "noise instead", "placeholder": "placeholder instead"
 }  # fmt: skip
-ONE_PASS = ("raw_attention", "rollout", "grad_cam", "gradient_attention", "legrad", "gradient_input", "gradient_drop")
+ONE_PASS = (
+    "raw_attention", "rollout", "direct", "direct_paths", "grad_cam", "gradient_attention", "legrad", "gradient_input",
+    "gradient_drop",
+)  # fmt: skip
 SOURCES = {"folder": "re-encoded as JPEG", "original": "as published"}  # see data/README.md
 COPIES = {"folder": "JPEG mirror", "original": "original"}
 
@@ -66,6 +73,43 @@ def table(found: results.Results) -> str:
         f"several. `{about['command']}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame) -> str:
+    """Order and masks of the larger ViT's gates and their rivals, each mask beside its random twin; best order first."""
+    srg = faithfulness.intervals(found.scores[found.scores["metric"] == "srg"]).set_index(["method", "removal"])
+    twin = luck[luck["twin"] == "random"].set_index(["method", "metric"])
+    methods = sorted(luck["method"].unique(), key=lambda name: -srg.loc[(name, "drop"), "mean"])
+    lines = [
+        "| method | SRG ↑, tokens dropped | SRG ↑, noise instead | kept | KL ↓ (random twin) | same class ↑ (random twin) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in methods:
+        orders = (shortly(Interval(*srg.loc[(name, removal), ["mean", "low", "high"]])) for removal in ("drop", "noise"))
+        kl, same = twin.loc[(name, "sufficiency")], twin.loc[(name, "agreement")]
+        shown = "**gates that rank**" if name == DIFFMASK else name
+        cells = [f"{kl.kept:.0%}", f"{kl['mask']:.2f} ({kl.luck:.2f})", f"{same['mask']:.1%} ({same.luck:.1%})"]
+        lines.append(" | ".join([f"| {shown}", *orders, *cells]).replace("%", " %") + " |")
+    lines += ["", "Gates minus others, SRG on the same images:", ""]
+    for removal in ("drop", "noise"):
+        gaps = []
+        for rival in [name for name in methods if name != DIFFMASK]:
+            gap = faithfulness.compare(found.scores, DIFFMASK, rival, "srg", removal)
+            verdict = "not told apart" if not gap.differs else "better" if gap.mean > 0 else "worse"
+            gaps.append(f"{shortly(gap, '+')} against {rival}: {verdict}")
+        lines.append(f"- {HEADS[removal]}: {'; '.join(gaps)}")
+    own, rank = luck[luck["method"] == DIFFMASK], sizes["kept"].corr(sizes["greedy"], "spearman")
+    lines += [
+        "",
+        f"The share that the gates keep differs between images by a standard deviation of {own['spread'].mean():.2f}. Greedy "
+        f"elimination, which asks the ViT 2,080 times, needs {sizes['greedy'].mean():.1f} patches at the same KL where they "
+        f"keep {sizes['kept'].mean():.1f} (means of {len(sizes)} images; rank correlation of the two {rank:.2f}).",
+        "",
+        f"{found.about['images']} test images ({SOURCES[found.about['source']]}), gates of "
+        f"{sum(entry['method'] == DIFFMASK for entry in found.about['gates'])} trainings; rivals keep as many patches of each "
+        f"image as the first gates. `{found.about['command']}`, `python experiments/luck.py {LARGER}`",
+    ]
+    return "\n".join(lines).replace("-0.", "−0.") + "\n"
 
 
 def shortly(value: Interval, sign: str = "") -> str:
@@ -107,6 +151,8 @@ def rewritten(readme: str, found: results.Results, manifest: dict[str, dict]) ->
         raise ValueError("README.md lacks the lines <!-- headline:begin --> and <!-- headline:end -->")
     if len(KEPT.findall(readme)) != 1:
         raise ValueError('README.md has no row of a table that starts with "| its shipped gates keep", or several')
+    larger = (results.read(results.folder() / f"{LARGER}_{name}.csv") for name in ("luck", "sizes"))
+    readme = SETS.sub(lambda _: sets(results.load(LARGER), *larger), readme)
     return KEPT.sub(lambda _: kept_row(manifest), PLACE.sub(lambda _: table(found), readme))
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..diffmask import DiffMask, kl_divergence
 from ..vit import anatomy
-from ..vit.inputs import REMOVALS, require_images
+from ..vit.inputs import REMOVALS, chosen_classes, require_images, require_target
 from ..vit.randomness import stream
 from ..vit.removal import predict_unchecked
 from .ranking import removal_ranks, stack_maps, tie_orders
@@ -51,6 +51,7 @@ def evaluate(
     seed: int = 0,
     batch: int = 128,
     logits: Tensor | None = None,
+    target: int | Tensor | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Score attribution maps by what the ViT says as patches are taken away in their order.
@@ -66,9 +67,11 @@ def evaluate(
     orders: ties are broken by so many random orders, and the scores are averaged over them.
     batch: images in one forward pass, which bounds memory.
     logits: the ViT's prediction on the whole images, (n, classes), if it is at hand; else one more pass over them finds it.
+    target: the class whose p is watched, an int or one for each image, LongTensor (n,), as the maps were made for; by default
+        each image's predicted class. KL and agreement are about the whole prediction all the same.
 
-    The metrics of `scores` are "morf", "lerf" (areas under p of the predicted class over the share removed, by trapezoids),
-    "srg", and the three above. Raises `ValueError` on input that does not fit.
+    The metrics of `scores` are "morf", "lerf" (areas under p of the class over the share removed, by trapezoids), "srg", and
+    the three above. Raises `ValueError` on input that does not fit.
     """
     shape = require_images(vit, images)
     removals = named_removals(removal, vit, explainer)
@@ -88,7 +91,9 @@ def evaluate(
     ties = tie_orders(n, patches, orders, seed)  # (T, n, N)
     ranks = torch.stack([removal_ranks(flat, ties, lerf=order == LERF) for order in (MORF, LERF)])  # (2, K, T, n, N)
     methods = [(name, s) for name, group in stacked.items() for s in range(len(group))]
+    require_target(target, shape, images)
     whole = predictions(vit, images, batch, logits)
+    chosen = chosen_classes(whole, target)
     scores, curves = [], []
     bar = tqdm(total=len(removals) * len(plan), desc="removal", disable=not progress, file=sys.stdout, leave=False)
     with bar:
@@ -97,7 +102,7 @@ def evaluate(
             for count, wanted in plan.items():
                 keep = ranks[sorted(wanted)] >= count  # (1 or 2, K, T, n, N)
                 which = torch.arange(n).expand(keep.shape[:-1])
-                answers = ask(vit, images, whole, which.flatten(), keep.flatten(0, -2), how, batch, seed)
+                answers = ask(vit, images, whole, which.flatten(), keep.flatten(0, -2), how, batch, seed, chosen)
                 answers = answers.view(3, *which.shape).mean(3)  # over the orders of ties: (3, 1 or 2, K, n)
                 found |= {(order, count): answers[:, i].numpy() for i, order in enumerate(sorted(wanted))}
                 bar.update()
@@ -164,11 +169,13 @@ def ask(
     removal: str | Tensor,
     batch: int,
     seed: int = 0,
+    chosen: Tensor | None = None,
 ) -> Tensor:
     """Ask about R pairs of an image, which (R,), and the patches left of it, keep bool (R, N); return float64 (3, R).
 
-    The rows are p of the class predicted on the whole image, KL(p(x) ‖ p(masked x)) in nats, and 1 where both predict one
-    class. No pair is asked twice: methods often agree, all share the end points, and a map without ties has one order.
+    The rows are p of the chosen class (n,), by default of that predicted on the whole image; KL(p(x) ‖ p(masked x)) in nats;
+    and 1 where both predict one class. No pair is asked twice: methods often agree, all share the end points, and a map
+    without ties has one order.
     """
     shape = anatomy(vit)
     # Sorted first by the number of patches left, so that dropped tokens leave batches of one length.
@@ -181,9 +188,10 @@ def ask(
             logits = whole[rows]  # known already
         else:
             logits = predict_unchecked(vit, images[rows], kept, removal, stream(seed, "noise"))
-        target = whole[rows].argmax(1)
-        p = logits.double().softmax(1).gather(1, target[:, None])[:, 0]
-        answers.append(torch.stack([p, kl_divergence(whole[rows], logits).double(), logits.argmax(1) == target]))
+        said = whole[rows].argmax(1)
+        watched = said if chosen is None else chosen[rows]
+        p = logits.double().softmax(1).gather(1, watched[:, None])[:, 0]
+        answers.append(torch.stack([p, kl_divergence(whole[rows], logits).double(), logits.argmax(1) == said]))
     return torch.cat(answers, dim=1).cpu()[:, inverse]
 
 
