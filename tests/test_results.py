@@ -86,17 +86,20 @@ def test_all_other_tables_were_measured_on_the_shipped_weights():
 
 
 def test_luck_was_measured_on_the_shipped_weights():
-    """Every kind of gates that ships and every rival stands beside both twins; and the claims that README makes hold."""
-    for name, kinds in {"cifar10_masked": {"diffmask"}}.items():
+    """Every kind of gates that ships and every rival stands beside both twins; and what README says of the gates holds."""
+    kinds_of = {"grid": {"diffmask"}, "cifar10": {"diffmask", "diffmask_plain"}, "cifar10_masked": {"diffmask"}}
+    for name, kinds in kinds_of.items():
         table, sizes = read(FOLDER / f"{name}_luck.csv"), read(FOLDER / f"{name}_sizes.csv")
         assert set(table["vit"]) == set(sizes["vit"]) == {fingerprint(vit(name))}, f"stale; run `experiments/luck.py {name}`"
         assert set(table["method"]) == kinds | set(luck.RIVALS) and not table.duplicated(["method", "twin", "metric"]).any()
-        assert len(table) == 4 * table["method"].nunique() and len(sizes) == 50 and (sizes["greedy"] <= 64).all()
+        assert len(table) == 4 * table["method"].nunique() and len(sizes) == 50
         np.testing.assert_allclose(table["mean"], table["mask"] - table["luck"], atol=1.6e-4)
         sign = table["metric"].map({"sufficiency": -1, "agreement": 1})
         assert (table["better"] == (np.minimum(sign * table["low"], sign * table["high"]) > 0)).all()
-        own = table[table["method"] == "diffmask"]
-        assert own["better"].all() and own["spread"].min() > 0.04 and own["kept"].max() < 0.23
+        assert table[table["method"] == "diffmask"]["better"].all(), name
+        assert not table[table["method"] == "diffmask_plain"]["better"].any(), name
+    own = table[table["method"] == "diffmask"]  # the larger ViT's
+    assert own["spread"].min() > 0.04 and own["kept"].max() < 0.23
 
 
 # Whole or not
