@@ -127,7 +127,10 @@ def test_the_run_counts_skipped_cells_and_each_notebook_keeps_one_worker(tmp_pat
         stored(tmp_path / "notebooks", CODE("import os; x = 0"), *[CODE("x += 1") for _ in range(4)], end, name=name)
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "OMP_"))}
     command = [sys.executable, "-m", "pytest", "-n", workers, "notebooks"]
-    result = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True)
+    try:
+        result = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True, timeout=200)
+    except subprocess.TimeoutExpired:  # once, of two kernels that started in the same instant one never answered
+        result = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert " 2 notebook cells skipped for want of data " in result.stdout
     assert "".join(f"{name}.ipynb, Cell 5: Skipped: cells 4 {threads} \n" for name in "ab") in result.stdout
