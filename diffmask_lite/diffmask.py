@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .gates import Gate, PublishedGate, log_odds, log_open, normalise
+from .gates import Cut, Gate, PublishedGate, log_odds, log_open, normalise, standardised
 from .vit import anatomy, guest, mean_patch, observe, predict, weigh_tokens
 from .vit.direct import class_direction, log_odds_slope, observe_carried
 from .vit.inputs import chosen_classes, require_images, require_placeholder, require_target
@@ -23,7 +23,7 @@ from .vit.removal import predict_unchecked
 from .vit.storage import fingerprint, load_tensors, same_weights, save_tensors
 
 OPTIONS = ("hidden", "normalise", "per_class", "context", "class_aware", "published")  # of `DiffMask`, that a file holds
-CARRIED = 4  # last blocks whose attention class-aware gates follow; more cost more, and on our ViT add nothing
+CARRIED = 4  # last blocks whose attention class-aware gates follow; more cost more, and on our ViT add little
 PLACEHOLDERS = ("mean", "zero", "learned", "drop")
 
 
@@ -47,39 +47,6 @@ class Check:
     agree: Tensor  # bool (B,): the most probable class is the same
     kept: Tensor  # (B,): share of patches kept
     logits: Tensor  # (B, classes): the ViT's prediction on the kept patches alone
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How far down its order an image is kept: the cut in its standardised score, a weighted sum of `Cut.features`."""
-
-    offset: float
-    weights: tuple[float, ...] = ()  # one a feature; none where all images have the same cut
-
-    RANKS = (0.0, 0.03, 0.08, 0.16, 0.25, 0.4, 0.63, 1.0)  # places in the order, as shares of it
-
-    def __call__(self, score: Tensor, logits: Tensor | None) -> Tensor:
-        """Return the cut of each image, (B,), in standard deviations above the mean; score (B, h, w), logits (B, classes)."""
-        if not self.weights:
-            return score.new_full((len(score),), self.offset)
-        return self.features(score, logits) @ score.new_tensor(self.weights) + self.offset
-
-    @classmethod
-    def features(cls, score: Tensor, logits: Tensor) -> Tensor:
-        """Return what is looked at to see how much of an image is needed, (B, 13).
-
-        Of the prediction, its log-odds and its entropy. Of the score, the logarithm of its spread, its skewness and the
-        logarithm of its kurtosis, and the standardised scores at the places `RANKS` of the order.
-        """
-        log_p = logits.float().log_softmax(-1)
-        sure = log_odds(log_p.amax(-1)).clamp(max=20)
-        entropy = -(log_p.exp() * log_p).sum(-1)
-        flat = standardised(score).flatten(1)
-        places = [round(share * (flat.shape[1] - 1)) for share in cls.RANKS]
-        ordered = flat.sort(1, descending=True).values[:, places]
-        spread = score.flatten(1).std(1).clamp(min=1e-6).log()
-        moments = [flat.pow(3).mean(1), flat.pow(4).mean(1).clamp(min=1e-6).log()]
-        return torch.cat([torch.stack([sure, entropy, spread, *moments], 1), ordered], 1)
 
 
 class _Enough(Exception):
@@ -342,9 +309,3 @@ class DiffMask(nn.Module):
         if cut is not None:  # a number, where all images have the same cut
             explainer.cut = Cut(cut) if isinstance(cut, float | int) else Cut(cut[0], tuple(cut[1:]))
         return explainer
-
-
-def standardised(score: Tensor) -> Tensor:
-    """Return score (B, h, w) minus its mean in each image, in units of its standard deviation there; 0 where it is constant."""
-    spread = score.std((1, 2), keepdim=True)
-    return (score - score.mean((1, 2), keepdim=True)) / spread.clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""The hard-concrete distribution, and the gate that reads a hidden state.
+"""The hard-concrete distribution, the gate that reads a hidden state, and the cut in what gates say.
 
 A gate is a random number z in [0, 1] that is exactly 0 with a probability that has a gradient: a binary concrete variable s
 (Maddison et al., 2017; Jang et al., 2017), stretched to (LEFT, RIGHT) and cut off at 0 and 1 (Louizos et al., 2018).
@@ -7,6 +7,7 @@ A gate is a random number z in [0, 1] that is exactly 0 with a probability that 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -142,3 +143,42 @@ class PublishedGate(Gate):
     def score(self, hidden: Tensor, **known: Tensor | None) -> Tensor:
         """Return logits (B, N) from the hidden layer; these gates know nothing else."""
         return self.SCALE * torch.tanh(super().score(hidden)) + self.offset
+
+
+def standardised(score: Tensor) -> Tensor:
+    """Return score (B, h, w) minus its mean in each image, in units of its standard deviation there; 0 where it is constant."""
+    spread = score.std((1, 2), keepdim=True)
+    return (score - score.mean((1, 2), keepdim=True)) / spread.clamp(min=1e-6)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How far down its order an image is kept: the cut in its standardised score, a weighted sum of `Cut.features`."""
+
+    offset: float
+    weights: tuple[float, ...] = ()  # one a feature; none where all images have the same cut
+
+    RANKS = (0.0, 0.03, 0.08, 0.16, 0.25, 0.4, 0.63, 1.0)  # places in the order, as shares of it
+
+    def __call__(self, score: Tensor, logits: Tensor | None) -> Tensor:
+        """Return the cut of each image, (B,), in standard deviations above the mean; score (B, h, w), logits (B, classes)."""
+        if not self.weights:
+            return score.new_full((len(score),), self.offset)
+        return self.features(score, logits) @ score.new_tensor(self.weights) + self.offset
+
+    @classmethod
+    def features(cls, score: Tensor, logits: Tensor) -> Tensor:
+        """Return what is looked at to see how much of an image is needed, (B, 13).
+
+        Of the prediction, its log-odds and its entropy. Of the score, the logarithm of its spread, its skewness and the
+        logarithm of its kurtosis, and the standardised scores at the places `RANKS` of the order.
+        """
+        log_p = logits.float().log_softmax(-1)
+        sure = log_odds(log_p.amax(-1)).clamp(max=20)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        flat = standardised(score).flatten(1)
+        places = [round(share * (flat.shape[1] - 1)) for share in cls.RANKS]
+        ordered = flat.sort(1, descending=True).values[:, places]
+        spread = score.flatten(1).std(1).clamp(min=1e-6).log()
+        moments = [flat.pow(3).mean(1), flat.pow(4).mean(1).clamp(min=1e-6).log()]
+        return torch.cat([torch.stack([sure, entropy, spread, *moments], 1), ordered], 1)

@@ -62,7 +62,7 @@ def pretrained(
     "cifar10" is the ViT of the course. "cifar10_masked" is larger and was trained for longer; its gates are class-aware, and
     give each image a mask of its own size.
 
-    plain: gates as published, with one output for all classes, and never asked to rank; the grid's always are. seed: of the
+    plain: gates that learned the constraint alone, with one output for all classes; the grid's always are. seed: of the
         gates' training; there are 0, 1 and 2 for CIFAR-10, of plain gates 0 alone, and 0 for the grid.
     root: a folder with the files and a manifest, by default the one that comes with the package.
     Raises `FileNotFoundError` or `ValueError` naming the file and the command that makes it, where it is missing or altered.
@@ -86,7 +86,7 @@ def seeds_of(name: str, kind: str = "gates", root: str | os.PathLike | None = No
 
 
 def load_vit(path: str | os.PathLike, name: str) -> nn.Module:
-    """Return our ViT "grid" or "cifar10", in eval mode, with the weights of a file that `experiments/train_vit.py` wrote."""
+    """Return one of our ViTs, in eval mode, with the weights of a file that `experiments/train_vit.py` wrote."""
     tensors, meta = load_tensors(path)
     if meta.get("name") != name:
         raise ValueError(f"{path} holds a ViT for {meta.get('name')!r}, not for {name!r}.")
@@ -99,7 +99,7 @@ def load_vit(path: str | os.PathLike, name: str) -> nn.Module:
 
 
 def build(name: str) -> nn.Module:
-    """Return our ViT "grid" or "cifar10" untrained, with its normalisation in `pretrained_cfg`."""
+    """Return one of our ViTs, a name in `ARCHITECTURES`, untrained, with its normalisation in `pretrained_cfg`."""
     if name not in ARCHITECTURES:
         raise ValueError(f"There is no ViT of ours named {name!r}; there are {', '.join(ARCHITECTURES)}.")
     return timm.create_model(**ARCHITECTURES[name])

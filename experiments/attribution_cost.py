@@ -18,7 +18,7 @@ import timm
 import torch
 
 from diffmask_lite import RANKED, DiffMask
-from diffmask_lite.diffmask import Cut
+from diffmask_lite.gates import Cut
 from timing import ratios
 
 BAR = 1.10  # for ViT-Ti/16, one image

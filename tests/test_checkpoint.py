@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffmask_lite import PUBLISHED, RANKED, DiffMask, Ranking, fit
-from diffmask_lite.diffmask import Cut
+from diffmask_lite.gates import Cut
 from diffmask_lite.training.checkpoint import save_checkpoint
 from diffmask_lite.training.objective import by_slope
 from families import assert_one_sentence, build, shared, some_images

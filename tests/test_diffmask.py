@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from diffmask_lite import DiffMask
-from diffmask_lite.diffmask import Cut
-from diffmask_lite.gates import TEMPERATURE, Gate, normalise
+from diffmask_lite.gates import TEMPERATURE, Cut, Gate, normalise
 from diffmask_lite.vit import anatomy, hidden_states, observe, predict
 from diffmask_lite.vit.storage import load_tensors, save_tensors
 from families import POOLED, REPRESENTATIVES, SMALL, assert_one_sentence, build, removal_of, shared, some_images, some_keep

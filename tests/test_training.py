@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 from diffmask_lite import RANKED, Constraint, DiffMask, Ranking, calibrate, fit, teach
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.datasets import ColourGrid
-from diffmask_lite.diffmask import Check, Cut, Explanation, standardised
+from diffmask_lite.diffmask import Check, Explanation
 from diffmask_lite.faithfulness import hard_mask_scores
-from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
+from diffmask_lite.gates import TEMPERATURE, Cut, log_odds, log_open, standardised
 from diffmask_lite.training import History
 from diffmask_lite.training.data import epoch_order
 from diffmask_lite.training.distributed import Draw, Team

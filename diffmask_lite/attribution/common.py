@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import Anatomy, anatomy, guest
-from ..vit.inputs import chosen_classes as classes  # noqa: F401 (for the methods)
 from ..vit.inputs import require_images, require_target
 
 Target = int | Tensor | None

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import anatomy
+from ..vit.inputs import chosen_classes
 from ..vit.removal import predict_unchecked
-from .common import Target, classes, gradients, on_grid, pick, require_input
+from .common import Target, gradients, on_grid, pick, require_input
 
 
 def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, removal: str | Tensor = "drop") -> Tensor:
@@ -24,7 +25,7 @@ def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, rem
     with gradients(vit, images) as pixels:
         keep = keep.detach().clone().requires_grad_()
         logits = predict_unchecked(vit, pixels, keep.unflatten(1, anatomy(vit).grid), removal).float()
-        chosen = classes(logits, target).clone()  # autograd keeps it, which a tensor of inference mode would forbid
+        chosen = chosen_classes(logits, target).clone()  # autograd keeps it, which a tensor of inference mode would forbid
         rest = logits.scatter(1, chosen[:, None], float("-inf")).logsumexp(1)
         (slope,) = torch.autograd.grad((pick(logits, chosen) - rest).sum(), keep)
     return slope
@@ -51,7 +52,7 @@ def integrated_drop(
     """
     shape = require_input(vit, images, target)
     with torch.no_grad():
-        chosen = classes(predict_unchecked(vit, images), target)
+        chosen = chosen_classes(predict_unchecked(vit, images), target)
     total = 0
     for step in range(steps):
         u = (step + 0.5) / steps

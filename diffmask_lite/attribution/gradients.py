@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import UnfitViT, mean_patch, observe_attention, replace_embedding
+from ..vit.inputs import chosen_classes
 from ..vit.removal import predict_unchecked
-from .common import Target, captum, classes, gradients, on_grid, pick, reader, require_input
+from .common import Target, captum, gradients, on_grid, pick, reader, require_input
 
 
 def gradient_input(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
@@ -28,7 +29,7 @@ def gradient_input(vit: nn.Module, images: Tensor, target: Target = None, genera
 
     with gradients(vit, images) as pixels, replace_embedding(vit, start_here):
         logits = vit(pixels)
-        (slope,) = torch.autograd.grad(pick(logits, classes(logits, target)).sum(), leaves)
+        (slope,) = torch.autograd.grad(pick(logits, chosen_classes(logits, target)).sum(), leaves)
     return on_grid(((leaves[0].detach() - mean_patch(vit)) * slope).sum(-1), shape)
 
 
@@ -68,7 +69,7 @@ def grad_cam(
     try:
         with gradients(vit, images) as pixels:
             logits = vit(pixels)
-            (slope,) = torch.autograd.grad(pick(logits, classes(logits, target)).sum(), leaves)
+            (slope,) = torch.autograd.grad(pick(logits, chosen_classes(logits, target)).sum(), leaves)
     finally:
         handle.remove()
     slope, active = slope[:, shape.prefix :], leaves[0].detach()[:, shape.prefix :]
@@ -98,7 +99,7 @@ def gradient_attention(
     maps: list[Tensor] = []
     with gradients(vit, images) as pixels, observe_attention(vit, lambda _i, attention: _leaf(maps, attention)):
         logits = vit(pixels)
-        slopes = torch.autograd.grad(pick(logits, classes(logits, target)).sum(), maps)
+        slopes = torch.autograd.grad(pick(logits, chosen_classes(logits, target)).sum(), maps)
     row = reader(vit, maps[-1])
     for attention, slope in zip(reversed(maps), reversed(slopes), strict=True):  # one row of the product is all that is wanted
         row = row + (row[:, None] @ (slope * attention.detach()).clamp(min=0).mean(1)).squeeze(1)
@@ -129,7 +130,7 @@ def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
         for block in vit.blocks:
             stack.callback(block.register_forward_pre_hook(cut).remove)
             stack.callback(block.register_forward_hook(read).remove)
-        chosen = classes(vit(pixels), target)
+        chosen = chosen_classes(vit(pixels), target)
         slopes = torch.autograd.grad(sum(pick(logits, chosen).sum() for logits in each), maps)
     return on_grid(sum(slope.clamp(min=0).mean((1, 2)) for slope in slopes) / shape.depth, shape)
 
@@ -150,7 +151,7 @@ def integrated_gradients(
     """
     shape = require_input(vit, images, target)
     with gradients(vit, images) as pixels:
-        mean, chosen = mean_patch(vit), classes(predict_unchecked(vit, pixels), target)
+        mean, chosen = mean_patch(vit), chosen_classes(predict_unchecked(vit, pixels), target)
         method = captum().IntegratedGradients(lambda z, x: predict_unchecked(vit, x, z, mean))
         found = method.attribute(
             pixels.new_ones(len(pixels), *shape.grid),

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import Anatomy, anatomy, mean_patch
-from ..vit.inputs import require_removal
+from ..vit.inputs import chosen_classes, require_removal
 from ..vit.removal import predict_unchecked
-from .common import Target, captum, classes, on_grid, pick, require_input, seeded
+from .common import Target, captum, on_grid, pick, require_input, seeded
 
 TOKENS = 4096  # patches in one forward pass on a CPU, which is slower per image with more; a GPU is given 32 times as many
 
@@ -31,7 +31,7 @@ def occlusion(vit: nn.Module, images: Tensor, target: Target = None, generator: 
     "Visualizing and Understanding Convolutional Networks", ECCV 2014, arXiv 1311.2901, their square being one patch.
     """
     shape = require_input(vit, images, target)
-    mean, chosen = mean_patch(vit), classes(predict_unchecked(vit, images), target)
+    mean, chosen = mean_patch(vit), chosen_classes(predict_unchecked(vit, images), target)
 
     def ask(z: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return _log_p(predict_unchecked(vit, x, z, mean), y)
@@ -63,7 +63,7 @@ def leave_one_out(
     shape = require_input(vit, images, target)
     require_removal(removal, shape, images)
     whole = predict_unchecked(vit, images)
-    chosen = classes(whole, target)
+    chosen = chosen_classes(whole, target)
     left = _masked(vit, images, ~torch.eye(shape.patches, dtype=torch.bool, device=images.device), chosen, removal)
     return on_grid(_log_p(whole, chosen)[:, None] - left, shape)
 
@@ -92,7 +92,7 @@ def random_keep(
     order = torch.rand(samples // 2, shape.patches, generator=generator, device=generator.device).argsort(1)
     half = (order < shape.patches // 2).to(images.device)
     keep = torch.cat([half, ~half])  # (samples, N)
-    chosen = classes(predict_unchecked(vit, images), target)
+    chosen = chosen_classes(predict_unchecked(vit, images), target)
     p = _masked(vit, images, keep, chosen, removal).exp()  # (B, samples)
     return on_grid(p @ keep.to(p) / keep.sum(0), shape)
 

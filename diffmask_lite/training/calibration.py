@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..diffmask import Cut, DiffMask, standardised
+from ..diffmask import DiffMask
+from ..gates import Cut, standardised
 
 CUT_EPS = 0.09  # nats: the mean KL to which gates that rank are cut; of our larger ViT it keeps a fifth of the patches
 SIZES = 16  # sizes of a mask that are asked about, spaced evenly in their square root
