@@ -243,7 +243,7 @@ def imagenet_folder(root: str | os.PathLike | None = None) -> Path:
 
 
 def cat_photograph() -> Image.Image:
-    """Return the face of scikit-image's cat Chelsea (photograph by Stefan van der Walt, CC0), 240 × 240; needs no network."""
+    """Return the face of scikit-image's cat Chelsea (photograph by Stefan van der Walt, CC0), 300 × 300; needs no network."""
     from skimage.data import chelsea  # not at the top: scikit-image takes half a second to import
 
-    return Image.fromarray(chelsea()).crop((110, 10, 350, 250))
+    return Image.fromarray(chelsea()).crop((60, 0, 360, 300))

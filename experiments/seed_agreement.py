@@ -77,7 +77,7 @@ def grid() -> tuple:
 def cifar10() -> tuple:
     test, to_input = CIFAR10("test"), preprocess(pretrained("cifar10")[0])
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:IMAGES].tolist()
-    shown = {"cat": cat_photograph()}
+    shown = {"cat": cat_photograph().crop((50, 10, 290, 250))}
     shown |= {name: Image.fromarray(getattr(photographs, name)()) for name in ("astronaut", "coffee", "rocket")}
     images = {name: to_input(picture) for name, picture in shown.items()} | {i: test[i][0] for i in chosen}
     return "cifar10", test.source, images, CIFAR10("train")

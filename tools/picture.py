@@ -5,6 +5,8 @@ python tools/picture.py
 
 from pathlib import Path
 
+import numpy as np
+
 from diffmask_lite import plots, weights
 from diffmask_lite.datasets import CIFAR10, cat_photograph, preprocess
 
@@ -12,12 +14,13 @@ TARGET = Path(__file__).resolve().parents[1] / "docs" / "quickstart.png"
 
 
 def main() -> None:
-    vit, explainer = weights.pretrained("cifar10")
-    image = preprocess(vit)(cat_photograph())[None]
+    vit, explainer = weights.pretrained("cifar10_masked")
+    photograph = cat_photograph()
+    image = preprocess(vit)(photograph)[None]
     result = explainer.explain(image)
     check = explainer.verify(image, result.keep, result.logits)
     picture = plots.displayable(image, CIFAR10.mean, CIFAR10.std)
-    figure = plots.explanations(picture, result, check, CIFAR10.classes)
+    figure = plots.explained(np.asarray(photograph) / 255, picture[0], result, check, CIFAR10.classes)
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_bytes(plots.png(figure))
     print(f"{TARGET}: {plots.alt_text(figure)}")

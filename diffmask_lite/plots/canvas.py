@@ -72,11 +72,11 @@ def in_house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
     return styled
 
 
-def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float = 0.5) -> AxesImage:
+def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float = 0.5, cmap: str = MAP) -> AxesImage:
     """Draw a mask (h, w) over a picture on `ax`, with patch edges `edge` points thin; return the image with the mask.
 
     heat=False: mask · picture + (1 − mask) · grey, as gates with a placeholder mix patch embeddings (VISION DIFFMASK, eq. 4).
-    heat=True: the mask's colours over the picture in faint grey.
+    heat=True: the mask's colours, of `cmap`, over the picture in faint grey.
     A bool mask also gets an outline, so that a grey patch that was kept differs from one that was removed.
     """
     picture, mask = as_picture(picture), as_array(mask)
@@ -87,7 +87,7 @@ def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float =
     if heat:
         faint = GREY + 0.5 * (picture @ (0.299, 0.587, 0.114) - GREY)  # lightness, at half its contrast
         ax.imshow(faint, cmap="gray", vmin=0, vmax=1, **place)
-        image = ax.imshow(mask.astype(float), cmap=MAP, vmin=0, vmax=1, alpha=0.75, **place)
+        image = ax.imshow(mask.astype(float), cmap=cmap, vmin=0, vmax=1, alpha=0.75, **place)
     else:
         z = mask[np.arange(height) * h // height][:, np.arange(width) * w // width, None].astype(float)  # (H, W, 1)
         image = ax.imshow(z * picture + (1 - z) * GREY, **place)
@@ -128,7 +128,7 @@ def described(figure: Drawing, text: str) -> Drawing:
 def colourbar(figure: Drawing, image: AxesImage, axes: Any) -> None:
     """Add the bar that says what a mask's colours mean."""
     figure.set_figheight(max(figure.get_figheight(), 2.2))  # room for the bar's label beside a wide picture
-    bar = figure.colorbar(image, ax=axes, label="P(patch is kept)", ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
+    bar = figure.colorbar(image, ax=axes, label="soft mask", ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
     bar.ax.set_facecolor(str(GREY))  # as behind the mask, on average: the bar's colours are those seen on the picture
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .canvas import (
+    MAP,
     VERMILION,
     WIDTH,
     Drawing,
@@ -31,12 +32,19 @@ from .canvas import (
 
 @in_house_style
 def explanations(
-    pictures: Any, result: Any, check: Any, names: Sequence[str], truth: Any = None, rows: Sequence[int] | None = None
+    pictures: Any,
+    result: Any,
+    check: Any,
+    names: Sequence[str],
+    truth: Any = None,
+    rows: Sequence[int] | None = None,
+    cmap: str = MAP,
 ) -> Drawing:
     """Draw one row an image: the picture, the soft mask and the patches kept, with the ViT's words before and after.
 
     pictures (B, H, W, 3); `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned;
     names: a word for each class; truth: labels (B,), to mark wrong predictions; rows: which images, by default all.
+    cmap: colours of the soft mask; "gray" beside pictures whose colours mean something, such as the colour grid's.
     """
     mask, keep, kl, after = as_array(result.mask), as_array(result.keep), as_array(check.kl), softmax(check.logits)
     before = None if result.logits is None else softmax(result.logits)
@@ -54,7 +62,7 @@ def explanations(
         after_words = says(after[i], names) + ("" if check.agree[i] else ", changed")
         line[0].imshow(as_picture(pictures[i]), interpolation="nearest")
         bare(line[0])
-        image = overlay(line[1], pictures[i], mask[i], heat=True)
+        image = overlay(line[1], pictures[i], mask[i], heat=True, cmap=cmap)
         overlay(line[2], pictures[i], keep[i])
         figures = f"KL {kl[i]:.2f} nats, {keep[i].mean():.0%} kept"
         line[0].set_title(wrap(answer, 2.7), color=VERMILION if wrong else "black")

@@ -47,6 +47,7 @@ CHANCE = {2: 1.0, 9: 0.2}
 # Evaluations
 ORDERS = {"MoRF": torch.tensor([4, 0, 8, 1, 2, 3, 5, 6, 7]), "LeRF": torch.tensor([7, 6, 5, 3, 2, 1, 8, 0, 4])}
 STEPS = {"MoRF": np.linspace(1, 0, 10), "LeRF": np.linspace(1, 0.1, 10) ** 0.1}
+LUCK = {"coins": 0.2, "astronaut": 1.37}
 STAGES = ["trained", "head", *(f"block {i}" for i in range(6, 0, -1)), "embedding"]
 FORGOTTEN = pd.DataFrame(
     [
@@ -94,6 +95,10 @@ FIGURES = {
     "board, empty": lambda: figures.board(PICTURE, place(0), NAMES),
     "board, full": lambda: figures.board(PICTURE, place(16), NAMES),
     "race": lambda: figures.race(dict(cat=KL, dog=KL), dict(cat=(7, 0.2), dog=(3, 0.3)), dict(cat=CHANCE, dog=CHANCE)),
+    "against_luck": lambda: figures.against_luck(LUCK, {name: drawn(200) for name in LUCK}),
+    "against_luck, one": lambda: figures.against_luck({"cat": torch.tensor([0.01])}, {"cat": drawn(200)}),
+    "pipeline": lambda: figures.pipeline(PICTURE, MASK),
+    "pipeline, a part": lambda: figures.pipeline(PICTURE, MASK, "gates"),
     "removal_steps": lambda: figures.removal_steps(SEEN[0], ORDERS, STEPS),
     "removal_steps, one": lambda: figures.removal_steps(SEEN[0], {"MoRF": ORDERS["MoRF"]}, STEPS),
     "forgetting": lambda: figures.forgetting(FORGOTTEN),
@@ -136,6 +141,7 @@ REFUSED = {
     "hardness": (lambda: figures.harden(MASK, 1.2), "Hardness"),
     "way": (lambda: figures.smoothed(MASK, 4, 4, "bicubic"), r"'bicubic'.*'bilinear'"),
     "depths": (lambda: figures.depths(PICTURE, 1 - PRODUCTS, checks_of(PRODUCTS)), "other masks"),
+    "no part": (lambda: figures.pipeline(PICTURE, MASK, "eye"), "Unknown part"),
     "no square": (lambda: figures.removal_steps(PICTURE, {"a": torch.arange(12)}, {"a": np.ones(13)}), "12 patches"),
     "forgetting": (lambda: figures.forgetting(pd.concat([FORGOTTEN.assign(method=f"{i}") for i in range(7)])), "7 methods"),
     "temperature": (lambda: figures.gate_distribution(0, 0, -0.2, 1), SENSELESS),

@@ -3,7 +3,9 @@
 No kernel is needed: the rules read what is stored. CONTRIBUTING.md says the same in prose.
 """
 
+import ast
 import re
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = (ROOT / "tools" / "bootstrap_cell.py").read_text("utf-8").rstrip("\n")
 MAX_BYTES = 1_500_000
 CHECKED = "# NBVAL_CHECK_OUTPUT"
+CHECK = "check"  # the tag of cells that assert what the prose claims
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab, in Colab
 MIN_CHECKED = 3
+MAX_CELLS, MAX_WORDS, MAX_LINES, FIRST_FIGURE = 90, 3500, 8, 8  # lines: of the median code cell; figure: within so many cells
 GLOSSARY = "../docs/glossary.md"
 MAX_GOAL = 120
 NO_VERBS = {"a", "an", "the", "know", "learn", "understand"}
@@ -65,6 +70,16 @@ def has_png(cell) -> bool:
 def is_checked(cell) -> bool:
     """Whether nbval compares this cell's output: the marker has to be alone on its line."""
     return cell.cell_type == "code" and CHECKED in (line.strip() for line in cell.source.splitlines())
+
+
+def is_claim(cell) -> bool:
+    """Whether a cell asserts what the prose claims."""
+    return cell.cell_type == "code" and CHECK in cell.metadata.get("tags", [])
+
+
+def is_rewritten(notebook: Notebook) -> bool:
+    """Whether a notebook shows numbers and asserts its claims; the others still print relations for nbval to compare."""
+    return any(is_claim(cell) for cell in notebook.code)
 
 
 def shows_widget(cell) -> bool:
@@ -185,7 +200,7 @@ def bootstrap_is_canonical(notebook: Notebook) -> Iterator[str]:
 def claims_are_checked(notebook: Notebook) -> Iterator[str]:
     """Enough cells are marked for nbval, the markers are spelt right, and each has a stored text to compare with."""
     checked = [cell for cell in notebook.code if is_checked(cell)]
-    if len(checked) < MIN_CHECKED:
+    if len(checked) < MIN_CHECKED and not is_rewritten(notebook):
         yield f"{len(checked)} cells are marked {CHECKED}; {MIN_CHECKED} are the least"
     for cell in checked:
         if not text_of(cell):
@@ -195,6 +210,46 @@ def claims_are_checked(notebook: Notebook) -> Iterator[str]:
         marks += [tag for tag in cell.metadata.get("tags", []) if tag.startswith("nbval") or tag == "raises-exception"]
         # nbval says nothing about a misspelt marker, and the others switch a check off.
         yield from (f"the only marker in use is {CHECKED}, not {mark}" for mark in marks if mark != CHECKED)
+
+
+@rule
+def claims_are_asserted(notebook: Notebook) -> Iterator[str]:
+    """Claims stand as asserts, each with a sentence, in folded cells that print nothing; a reader sees numbers."""
+    if not is_rewritten(notebook):
+        return
+    count = 0
+    for cell in filter(is_claim, notebook.code):
+        start, lines = cell.source.splitlines()[0], ast.parse(cell.source).body
+        asserts = [line for line in lines if isinstance(line, ast.Assert)]
+        count += len(asserts)
+        if not asserts or any(not isinstance(line, ast.Assert | ast.Assign) for line in lines):
+            yield f"a check cell holds asserts, and names for them, alone: {start}"
+        if any(line.msg is None or isinstance(line.test, ast.Constant) for line in asserts):
+            yield f"an assert needs a condition, and a sentence that says what is claimed: {start}"
+        if cell.outputs or cell.metadata.get("slideshow", {}).get("slide_type") != "skip":
+            yield f"a check cell prints something, or is on a slide: {start}"
+        if any(cell.metadata.get(key) != value for key, value in FOLDED.items()):
+            yield f"a check cell is not folded; its metadata need {FOLDED}: {start}"
+    if count < MIN_CHECKED:
+        yield f"{count} claims are asserted; {MIN_CHECKED} are the least"
+    for cell in notebook.code:
+        if is_checked(cell) or re.search(r": (True|False)\b", text_of(cell)):
+            yield f"a cell prints a verdict where a number belongs: {cell.source.splitlines()[0]}"
+
+
+@rule
+def budgets_are_kept(notebook: Notebook) -> Iterator[str]:
+    """Few cells, few words, short code, and a figure soon."""
+    if not is_rewritten(notebook):
+        return
+    words = sum(len(prose(cell).split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    if len(notebook.cells) > MAX_CELLS or words > MAX_WORDS:
+        yield f"{len(notebook.cells)} cells and {words} words; {MAX_CELLS} and {MAX_WORDS} are the most"
+    lines = [len(cell.source.splitlines()) for cell in notebook.code if cell.source != BOOTSTRAP]
+    if statistics.median(lines) > MAX_LINES:
+        yield f"the median code cell has {statistics.median(lines)} lines; {MAX_LINES} are the most"
+    if not any(has_png(cell) for cell in notebook.cells[:FIRST_FIGURE]):
+        yield f"no figure within the first {FIRST_FIGURE} cells"
 
 
 @rule

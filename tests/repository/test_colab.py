@@ -75,14 +75,14 @@ def colab(tmp_path):
     return tmp_path / "venv" / "bin" / "python"
 
 
-def checked(content: nbformat.NotebookNode) -> list[str]:
-    return [contract.text_of(cell) for cell in content.cells if contract.is_checked(cell)]
+def printed(content: nbformat.NotebookNode) -> list[str]:
+    return [contract.text_of(cell) for cell in content.cells if cell.cell_type == "code"]
 
 
 def test_first_results_on_colab(published, build_tools, colab, tmp_path):
     content = nbformat.read(NOTEBOOK, as_version=4)
-    second = [index for index, cell in enumerate(content.cells) if contract.is_checked(cell)][1]
-    content.cells = content.cells[: second + 1]
+    first = next(index for index, cell in enumerate(content.cells) if contract.is_claim(cell))
+    content.cells = content.cells[: first + 1]
     path = tmp_path / "content" / NOTEBOOK.name
     path.parent.mkdir()
     nbformat.write(content, path)
@@ -95,7 +95,7 @@ def test_first_results_on_colab(published, build_tools, colab, tmp_path):
     run = {"env": kept | repository | pip | kernels, "cwd": path.parent}
     assert call(colab, "-c", "import importlib.util; print(importlib.util.find_spec('diffmask_lite'))", **run) == "None\n"
     call(colab, ROOT / "tools" / "run_notebooks.py", path, **run)  # refuses a cell that raises or writes to stderr
-    assert checked(nbformat.read(path, as_version=4)) == checked(content)
+    assert printed(nbformat.read(path, as_version=4)) == printed(content)
     found = call(colab, "-c", "import diffmask_lite, torch; print(diffmask_lite.__file__, torch.__file__, sep='\\n')", **run)
     package, torch = map(Path, found.split())
     assert package.is_relative_to(colab.parents[1]), "the notebook used another copy than the one it installed"

@@ -54,8 +54,11 @@ SOLUTION = ANSWER.format(title="Solution", text="```python\ndef twice(x):\n    r
 QUESTION = "1. Why?\n\n" + ANSWER.format(title="Answer", text="Because.")
 
 
-def exemplary() -> Notebook:
-    """The second of two notebooks, with one of everything; it keeps every rule."""
+ASSERTS = "a, b = 1, 2\n" + "\n".join(f"assert a < {i} * b, 'a is small'" for i in (1, 2, 3))
+
+
+def exemplary(asserted: bool = False) -> Notebook:
+    """The second of two notebooks, with one of everything; it keeps every rule. asserted: its claims stand as asserts."""
     names = ["00_first.ipynb", "01_second.ipynb"]
     badge = badges.badge(names[1], badges.home())
     cells = [
@@ -80,6 +83,11 @@ def exemplary() -> Notebook:
         markdown("## References\n\n[The paper](https://arxiv.org/abs/2304.06391)", "slide"),
         markdown(badges.navigation(("00_first.ipynb", "First"), None), "skip"),
     ]
+    if asserted:
+        claims = code(ASSERTS, "skip")
+        claims.metadata.update(tags=[contract.CHECK], **contract.FOLDED)
+        cells[6:9] = [code("print(0 < 3)", "slide"), claims]
+        cells[4:4] = [code("plots.cat()", "slide", shown()), markdown("**Figure.** " + "A cat, and its patches. " * 2, "notes")]
     content = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     notebook = Notebook(names[1], content, 10_000, names)
     for count, cell in enumerate(notebook.code, 1):
@@ -181,6 +189,25 @@ BROKEN = {
         "switched off": replacing("widgets.explore", "# NBVAL_SKIP\nwidgets.explore"),
         "tag": lambda n: n.code[1].metadata.update(tags=["nbval-ignore-output"]),
     },
+    contract.claims_are_asserted: {
+        "too few": replacing("assert a < 1 * b, 'a is small'\n", ""),
+        "no sentence": replacing(", 'a is small'", ""),
+        "always true": replacing("a < 1 * b", "True"),
+        "nothing asserted": replacing(ASSERTS, "a = 1"),
+        "more than asserts": replacing(ASSERTS, ASSERTS + "\nprint(a)"),
+        "prints": storing("assert", printed("1")),
+        "on a slide": marking("assert", "slide"),
+        "not folded": lambda n: cell_with(n, "assert").metadata.pop("jupyter"),
+        "open in Colab": lambda n: cell_with(n, "assert").metadata.pop("cellView"),
+        "verdict": storing("print(0 < 3)", printed("small: True\n")),
+        "compared by nbval": replacing("print(0 < 3)", "# NBVAL_CHECK_OUTPUT\nprint(0 < 3)"),
+    },
+    contract.budgets_are_kept: {
+        "cells": lambda n: n.cells.extend(markdown("More.", "notes") for _ in range(70)),
+        "words": replacing("A patch is a token.", "word " * 3500),
+        "lines": lambda n: [cell.update(source="x = 1\n" * 9) for cell in n.code],
+        "late figure": removing("plots.cat()"),
+    },
     contract.widgets_have_a_static_twin: {
         "no picture": storing("plots.", printed("a figure")),
         "interact": replacing("print(0 < 3)", "interact(show, layer=(0, 5))"),
@@ -216,7 +243,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_rule_passes_the_exemplary_notebook_and_catches_each_change_that_breaks_it(rule):
-    sound = exemplary()
+    sound = exemplary(asserted=rule in (contract.claims_are_asserted, contract.budgets_are_kept))
     assert list(rule(sound)) == []
     for name, change in BROKEN[rule].items():
         notebook = copy.deepcopy(sound)

@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from ...plots.canvas import WIDTH, Drawing, as_array, as_picture, described, in_house_style, new_figure, overlay
+from ...plots.canvas import (
+    VERMILION,
+    WIDTH,
+    Drawing,
+    as_array,
+    as_picture,
+    described,
+    in_house_style,
+    new_figure,
+    overlay,
+)
 from ...plots.evaluation import LOOKS
+
+GREY_BARS = "#a0a0a0"
 
 
 @in_house_style
@@ -30,6 +43,26 @@ def removal_steps(picture: Any, orders: Mapping[str, Any], p: Mapping[str, Any])
         line[0].set_title(name, loc="left")
         words.append(f"{name}: p goes {', '.join(f'{value:.2f}' for value in as_array(p[name]))}")
     return described(figure, f"A picture of which patches are removed one by one. {'; '.join(words)}.")
+
+
+@in_house_style
+def against_luck(masks: Mapping[str, Any], twins: Mapping[str, Any]) -> Drawing:
+    """Draw the KL of each mask as a line over a histogram of the KLs of its random twins, a panel a mask.
+
+    masks: name -> KL of the mask in nats; twins: name -> (draws,), the KL of random masks of the same size.
+    """
+    figure, axes = new_figure(2.7, 1, len(masks))
+    top, words = max(max(as_array(kl).max(), float(masks[name])) for name, kl in twins.items()), []
+    for ax, (name, mask) in zip(axes[0], masks.items(), strict=True):
+        kl, own = as_array(twins[name]), float(mask)
+        lower = (kl <= own).mean()
+        ax.hist(kl, bins=np.linspace(0, 1.02 * top, 31), color=GREY_BARS, label=f"{len(kl)} random masks of the same size")
+        ax.axvline(own, color=VERMILION, linewidth=2.5, label="the mask")
+        ax.set(title=f"{name}: {own:.2f} nats", xlabel="KL, nats (0: nothing changed)", xlim=(0, 1.02 * top), yticks=[])
+        ax.spines["left"].set_visible(False)
+        words.append(f"{name}: mask {own:.2f} nats, random masks {kl.mean():.2f} on average, {lower:.0%} of them as low")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return described(figure, f"The KL of masks beside random masks of the same size. {'; '.join(words)}.")
 
 
 def _square(patches: int) -> tuple[int, int]:
