@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffmask_lite import vit
+from diffmask_lite import History, vit
 from diffmask_lite.course import exercises
 from diffmask_lite.course.exercises.gates import AN_AXIS, AT_ONE
 from diffmask_lite.course.exercises.verdict import Wrong, expect
 from diffmask_lite.gates import log_open
+from diffmask_lite.training.history import COLUMNS
 
 # For each checker, answers by words of its verdict: "passed", or the words in which a mistake is named. Where two answers get
 # the same words, a blank more tells them apart.
@@ -172,17 +173,6 @@ ANSWERS["mean_gate"] = {
 
 
 # ---- Notebook 03 ----
-def ascend(alpha, kl, eps, rate, low, high, sign=1):
-    return min(max(alpha + sign * rate * (kl - eps), low), high)
-
-
-ANSWERS["ascend"] = {
-    "passed": ascend,
-    "descent": lambda *inputs: ascend(*inputs, sign=-1),
-    "upper bound": lambda alpha, kl, eps, rate, low, high: alpha + rate * (kl - eps),
-}
-
-
 def lagrangian(gates, kl, alpha, eps, cost=lambda logs: logs.sum(1).exp().mean(), excess=lambda gap: gap):
     return cost(log_open(gates)) + alpha * excess(kl.mean() - eps)
 
@@ -199,23 +189,30 @@ ANSWERS["lagrangian"] = {
 }
 
 
-def minimise(cost, violation, start, steps, rate, sign=1, floor=0.0, copy=True, price=None):
-    x, alpha = (start.clone() if copy else start).requires_grad_(), 0.0 if price is None else price
-    for _ in range(steps):
-        excess = violation(x)
-        (gradient,) = torch.autograd.grad(cost(x) + alpha * (excess if price is None else excess.clamp(min=0)), x)
-        x.data -= rate * gradient
-        alpha = max(floor, alpha + sign * rate * excess.item()) if price is None else price
-    return x.detach(), alpha
-
-
-ANSWERS["minimise"] = {
-    "passed": minimise,
-    "a copy": lambda *inputs: minimise(*inputs, copy=False),
-    "does α rise": lambda *inputs: minimise(*inputs, sign=-1),
-    "it should be": lambda *inputs: minimise(*inputs, floor=-math.inf),  # a price below 0 rewards a violation
-    "it ends outside": lambda *inputs: minimise(*inputs, price=4 / 3),  # a fixed price meets the constraint only by luck
+DIAGNOSES = {"A": "violated", "B": "settled", "C": "idle", "D": "collapsed"}
+ANSWERS["slopes"] = {
+    "passed": lambda p: (p * (1 - p), 1 - p),
+    "passed ": lambda p: [p - p.square(), (1 - p).clone()],
+    "wrong order": lambda p: (1 - p, p * (1 - p)),
+    "multiply it": lambda p: (p * (1 - p), 1 / p),
+    "two tensors": lambda p: p * (1 - p),
+    "slope of P with": lambda p: (1 - p, 1 - p),
+    "slope of log P with": lambda p: (p * (1 - p), p),
 }
+ANSWERS["diagnose"] = {
+    "passed": lambda: DIAGNOSES,
+    "the keys": lambda: {"A": "violated"},
+    "its KL": lambda: DIAGNOSES | {"A": "moving"},
+    "its end": lambda: DIAGNOSES | {"B": "moving"},
+    "removed anything": lambda: DIAGNOSES | {"C": "settled"},
+    "together": lambda: DIAGNOSES | {"D": "violated"},
+}
+
+
+def test_unlabelled_histories_have_the_diagnosis_that_the_exercise_asks_for():
+    for name, rows in exercises.unlabelled_histories().items():
+        past = History(0.1, **rows[list(COLUMNS)].to_dict("list"))
+        assert past.diagnosis().split(":")[0] == DIAGNOSES[name]
 
 
 # ---- Notebook 04 ----

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from ...gates import log_open
+from ..results import folder, read
 from .verdict import Wrong, checker, expect
-
-
-@checker
-def check_ascend(ascend: Callable[..., float]) -> None:
-    """Check `ascend(alpha, kl, eps, rate, low, high)`, all floats → the new multiplier, a float in [low, high]."""
-    cases = (
-        ((1.0, 0.5, 0.1, 0.3, 0.0, 200.0), 1.12, "for a constraint that is violated (KL 0.5, ε 0.1), α 1 and rate 0.3"),
-        ((1.0, 0.0, 0.1, 0.3, 0.0, 200.0), 0.97, "for a constraint with slack (KL 0, ε 0.1), α 1 and rate 0.3"),
-        ((1.0, 0.1, 0.1, 0.3, 0.0, 200.0), 1.0, "where KL equals ε"),
-        ((199.9, 9.0, 0.1, 0.3, 0.0, 200.0), 200.0, "at the upper bound of 200"),
-        ((0.1, 0.0, 0.1, 0.3, 0.1, 200.0), 0.1, "at the lower bound of 0.1"),
-    )
-    found = float(ascend(*cases[0][0]))
-    if abs(found - 0.88) < 1e-6:
-        raise Wrong("that is descent: where KL is above ε, the price α has to rise")
-    for arguments, wanted, where in cases:
-        found = float(ascend(*arguments))
-        if not abs(found - wanted) < 1e-6:
-            raise Wrong(f"{where} α should become {wanted:g}, but it is {found:g}")
 
 
 @checker
@@ -61,25 +44,59 @@ def check_lagrangian(lagrangian: Callable[..., Tensor]) -> None:
 
 
 @checker
-def check_minimise(minimise: Callable[..., tuple[Tensor, float]]) -> None:
-    """Check `minimise(cost, violation, start, steps, rate)` → (x, alpha): a constrained minimum and its multiplier."""
-    pull = torch.tensor([3.0, 4.0])
-    cases = (
-        ("minimise x² + 2y² subject to x + y ≥ 1", lambda x: x[0] ** 2 + 2 * x[1] ** 2, lambda x: 1 - x.sum(),
-         [1.0, 1.0], [2 / 3, 1 / 3], 4 / 3),
-        ("come as near to (3, 4) as x₁ + x₂ ≤ 3 allows", lambda x: (x - pull).square().sum(), lambda x: x.sum() - 3,
-         [0.0, 0.0], [1.0, 2.0], 4.0),
-        ("minimise x² where x ≤ 5 is no hindrance", lambda x: x.square().sum(), lambda x: x.sum() - 5, [4.0], [0.0], 0.0),
-    )  # fmt: skip
-    begin = torch.tensor([1.0, 1.0])
-    first, _ = minimise(cases[0][1], cases[0][2], begin, 1, 0.05)
-    if not torch.equal(begin, torch.ones(2)):
-        raise Wrong("it changed `start` itself; work on a copy")
-    expect(first.detach(), torch.tensor([0.9, 0.8]), "after one step from (1, 1) with α = 0, that is along −∇cost alone,")
-    for where, cost, violation, start, wanted, price in cases:
-        x, alpha = minimise(cost, violation, torch.tensor(start), 2000, 0.05)
-        if float(violation(x)) > 0.1:
-            raise Wrong(f"asked to {where}, it ends outside what is allowed: does α rise while the constraint is violated?")
-        expect(x.detach(), torch.tensor(wanted), f"asked to {where},", 1e-2)
-        if not abs(float(alpha) - price) < 1e-2:
-            raise Wrong(f"asked to {where}, α should end at {price:.3g}, but it is {float(alpha):.3g}")
+def check_slopes(slopes: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    """Check `slopes(p)`: P(z > 0) of some gates → the slopes of P and of log P with respect to the logit."""
+    logits = torch.linspace(-6, 6, 13).view(1, 13).requires_grad_()
+    p = log_open(logits).exp()
+    (of_p,) = torch.autograd.grad(p.sum(), logits, retain_graph=True)
+    (of_log,) = torch.autograd.grad(p.log().sum(), logits)
+    p = p.detach()
+    found = slopes(p)
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise Wrong("return two tensors: the slope of P, and the slope of log P")
+    if all(isinstance(part, Tensor) and part.shape == p.shape for part in found):
+        if torch.allclose(found[0], of_log, atol=1e-5) and torch.allclose(found[1], of_p, atol=1e-5):
+            raise Wrong("the two slopes are in the wrong order: P comes first, log P second")
+        if torch.allclose(found[1], 1 / p, atol=1e-5):
+            raise Wrong(
+                "1 / P is the slope of log P with respect to P; multiply it by the slope of P with respect to the logit"
+            )
+    expect(found[0], of_p, "for the slope of P with respect to the logit", 1e-5)
+    expect(found[1], of_log, "for the slope of log P with respect to the logit", 1e-5)
+
+
+# Exercise "four histories": lesson, run, seed, how many of the stored rows (None: all), and the diagnosis
+UNLABELLED = {
+    "A": ("placeholder", "blue placeholder", 1, 20, "violated"),
+    "B": ("reference", "sound", 0, None, "settled"),
+    "C": ("raw states", "as they are", 1, 26, "idle"),
+    "D": ("sparsity", "mean log P", 0, None, "collapsed"),
+}
+CLUES = {
+    "violated": "look at its KL: where does it end, compared with ε?",
+    "settled": "look at its end: is the KL below ε, and is the share kept at rest below 1?",
+    "idle": "look at its share kept: has it removed anything?",
+    "collapsed": "look at the end of its share kept and of its KL together",
+}
+
+
+def unlabelled_histories() -> dict[str, pd.DataFrame]:
+    """Return four trainings on the colour grid by a letter, as `History.frame` gives them; two were stopped early."""
+    stored = read(folder() / "training_histories.csv")
+    stored = stored[stored["task"] == "grid"]
+    keys = ["lesson", "run", "seed"]
+    return {
+        name: stored[(stored[keys] == pd.Series(dict(zip(keys, key, strict=True)))).all(axis=1)].iloc[:rows]
+        for name, (*key, rows, _) in UNLABELLED.items()
+    }
+
+
+@checker
+def check_diagnose(diagnose: Callable[[], dict[str, str]]) -> None:
+    """Check `diagnose()` → {"A": word, …}, a diagnosis of each of the `unlabelled_histories`."""
+    found = diagnose()
+    if not isinstance(found, dict) or set(found) != set(UNLABELLED):
+        raise Wrong(f"return a dictionary with the keys {', '.join(UNLABELLED)}")
+    for name, (*_, right) in UNLABELLED.items():
+        if found[name] != right:
+            raise Wrong(f"{name} is not {found[name]!r}: {CLUES[right]}")

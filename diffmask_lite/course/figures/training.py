@@ -57,7 +57,7 @@ def descent(paths: Mapping[str, Any], best: Sequence[float] | None = None) -> Dr
 
 @in_house_style
 def masks_by_step(pictures: Any, masks: Any, steps: Sequence[Any]) -> Drawing:
-    """Draw how masks are learned: a row an image, its picture first, then its mask after each number of steps.
+    """Draw how masks are learned: a row a grid, its picture first, then its mask (white: kept) after each number of steps.
 
     pictures (B, H, W, 3) in [0, 1], masks (S, B, h, w) in [0, 1], steps: S titles.
     """
@@ -67,7 +67,7 @@ def masks_by_step(pictures: Any, masks: Any, steps: Sequence[Any]) -> Drawing:
     for row, picture in enumerate(as_array(pictures)):
         overlay(axes[row, 0], picture, np.ones(masks.shape[2:]))
         for column in range(len(steps)):
-            image = overlay(axes[row, column + 1], picture, masks[column, row].astype(float), heat=True)
+            image = overlay(axes[row, column + 1], picture, masks[column, row].astype(float), heat=True, cmap="gray")
     axes[0, 0].set_title("picture")
     for ax, step in zip(axes[0, 1:], steps, strict=True):
         ax.set_title(str(step))
@@ -80,7 +80,7 @@ def masks_by_step(pictures: Any, masks: Any, steps: Sequence[Any]) -> Drawing:
 def runs(histories: Mapping[str, pd.DataFrame], eps: float | None = None) -> Drawing:
     """Compare trainings: KL on the left, the share of patches kept on the right, against the step, a line a run.
 
-    histories: name of the run -> table with the columns step, kl, kept, as `History.frame` gives it. Lines are running medians
+    histories: name of the run -> table with the columns step, kl, kept, as `History.frame` gives it. Lines are running means
     over a twentieth of the steps. KL (nats) is on an axis that is linear below 0.1 and logarithmic above.
     """
     figure, axes = new_figure(3.2, 1, 2)
@@ -140,4 +140,4 @@ def _plain_log(ax: Axes, ticks: Sequence[float]) -> None:
 
 
 def _smooth(values: pd.Series) -> pd.Series:
-    return values.rolling(len(values) // 20 + 1, center=True, min_periods=1).median()
+    return values.rolling(len(values) // 20 + 1, center=True, min_periods=1).mean()
