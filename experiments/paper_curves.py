@@ -1,6 +1,7 @@
 """The paper's experiment on CIFAR-10, with our ViT: patches give way to uniform noise at 29 points, from both ends of a map.
 
     python experiments/paper_curves.py
+    python experiments/paper_curves.py cifar10_masked
 
 "Positive" removal takes the most relevant patches away first (MoRF), "negative" the least relevant (LeRF). Writes, beside the
 other comparisons, `cifar10_paper.csv`, a row a method, seed and image with both areas and their difference;
@@ -34,7 +35,7 @@ def measure(task: Task, cache: Path, steps: int = STEPS) -> tuple[pd.DataFrame, 
     scores = pd.concat([table["scores"] for table in tables], ignore_index=True)[[*results.KEYS[1:], *METRICS]]
     curves = pd.concat([table["curves"] for table in tables], ignore_index=True)
     about = run.run | {
-        "command": f"python experiments/paper_curves.py --images {len(task.images)}",
+        "command": f"python experiments/paper_curves.py {task.name} --images {len(task.images)}",
         "commit": run.cache.commits,
         "methods": run.methods,
         "removals": [REMOVAL],
@@ -50,6 +51,7 @@ def report(line: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("name", nargs="?", default="cifar10", help="whose ViT and gates (default: %(default)s)")
     options.add_argument("--images", type=int, default=100, help="test images, drawn once by the seed (default: 100)")
     options.add_argument("--threads", type=int, help="cores to use (default: all)")
     options.add_argument("--cache", type=Path, default=Path("build") / "compare", help="folder of finished pieces")
@@ -57,10 +59,10 @@ def main() -> None:
     options = options.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    scores, curves, about = measure(prepare("cifar10", options.images, seed=SEED), options.cache)
+    scores, curves, about = measure(prepare(options.name, options.images, seed=SEED), options.cache)
     texts = {".csv": text(scores), "_curves.csv": text(curves), ".json": sidecar(about)}
     for ending, content in texts.items():
-        path = options.out / f"{NAME}{ending}"
+        path = options.out / f"{options.name}_paper{ending}"
         write(path, content)
         report(f"{path}: {path.stat().st_size} bytes")
 
