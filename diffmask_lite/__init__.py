@@ -1,15 +1,15 @@
 """diffmask_lite: a course and a small package on VISION DIFFMASK, explanations of Vision Transformers by the patches they need.
 
-from diffmask_lite import DiffMask, fit
+from diffmask_lite import DiffMask, fit, models
 from diffmask_lite.weights import pretrained
 """
 
 from .diffmask import Check, DiffMask, Explanation
 from .training import PUBLISHED, RANKED, Constraint, History, Ranking, calibrate, fit, teach
-from .vit import UnfitViT
+from .vit import UnfitViT, models
 
 __all__ = [
     "PUBLISHED", "RANKED", "Check", "Constraint", "DiffMask", "Explanation", "History", "Ranking", "UnfitViT", "calibrate",
-    "fit", "teach",
+    "fit", "models", "teach",
 ]  # fmt: skip
 __version__ = "0.1.0"

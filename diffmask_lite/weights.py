@@ -1,4 +1,4 @@
-"""ViTs and gates: our own trained ones, which need no network, and timm's by name.
+"""Our own trained ViTs and gates, which need no network.
 
 `pretrained("grid")` gives a ViT and its explainer. Our files lie in `data/` as safetensors, beside a manifest that says for
 each its hash, size, seed, arithmetic, measured scores and the command that makes it again.
@@ -6,24 +6,18 @@ each its hash, size, seed, arithmetic, measured scores and the command that make
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-import timm.data
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from .datasets import CIFAR10
 from .diffmask import DiffMask
-from .vit.inputs import reason
 from .vit.storage import load_tensors
 
 
@@ -133,60 +127,3 @@ def shipped(file: str, root: str | os.PathLike | None = None) -> Path:
 def sha256(path: Path) -> str:
     """Return the hash of a file, as the manifest holds it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-# timm's
-
-
-def make_vit(
-    model: str, shape: dict[str, Any], pretrained: bool = False, weights_file: str | os.PathLike | None = None
-) -> nn.Module:
-    """Return a timm model in eval mode, of the sizes in `shape` (the entry of a file of gates; {} for its own).
-
-    pretrained: with the weights that timm has for it, which needs a network once. weights_file: its state dict, safetensors.
-    Raises `ValueError` or `FileNotFoundError`, one sentence, where timm or the weights file does not give it.
-    """
-    if pretrained and weights_file:
-        raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
-    vit = _timm_model(model, shape, pretrained)
-    if weights_file:
-        _load_weights(vit, weights_file, model)
-    return vit.eval()
-
-
-def _timm_model(model: str, shape: dict[str, Any], pretrained: bool) -> nn.Module:
-    if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
-        near = difflib.get_close_matches(model, timm.list_models(), n=1)
-        raise ValueError(f"timm has no model {model!r}" + (f"; the nearest name is {near[0]!r}." if near else "."))
-    cfg = None if ":" in model else timm.get_pretrained_cfg(model)
-    options = {}
-    if shape.get("size") and (cfg is None or tuple(shape["size"]) != tuple(cfg.input_size[1:])):
-        options["img_size"] = tuple(shape["size"])
-    if shape.get("channels", 3) != 3:
-        options["in_chans"] = shape["channels"]
-    if shape.get("classes") and not pretrained:  # timm would put a new, untrained head on pretrained weights
-        options["num_classes"] = shape["classes"]
-    try:
-        return timm.create_model(model, pretrained=pretrained, **options)
-    except Exception as error:  # timm's models and its hub client raise whatever they meet
-        raise ValueError(f"timm could not make {model} ({reason(error)}).") from error
-
-
-def _load_weights(vit: nn.Module, path: str | os.PathLike, model: str) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no weights file {path}.")
-    try:
-        vit.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({reason(error)}); write one with safetensors.torch.save_file, since "
-            "nothing is ever unpickled here."
-        ) from error
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the weights of {model} with the head that the gates are for.") from error
-
-
-def class_names(vit: nn.Module) -> Sequence[str]:
-    """Return a word for each class: ImageNet's where timm knows the subset by its number of classes, else "class 0", …"""
-    subset = timm.data.infer_imagenet_subset(vit)
-    return timm.data.ImageNetInfo(subset).label_descriptions() if subset else [f"class {i}" for i in range(vit.num_classes)]

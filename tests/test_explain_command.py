@@ -339,18 +339,11 @@ def test_any_timm_vit_with_its_gates(here, capsys, tiny, name, grid, classes):
     assert row["p"] == pytest.approx(vit.eval()(image).softmax(1).max().item(), abs=1e-5)
 
 
-def test_names_of_classes():
-    heads = {1000: "tench, Tinca tinca", 21843: "organism, being", 10: "class 0"}
-    for classes, first in heads.items():
-        names = weights.class_names(SimpleNamespace(num_classes=classes))
-        assert len(names) == classes and names[0] == first
-
-
 def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
     put("cat.png")
     gates, vit = ["--gates", tiny / "many.gates"], ["--weights", tiny / "many.vit"]
     refusals = {
-        "does not hold the weights of test_vit": of(tiny, "many", "few"),
+        "is for a ViT with size [160, 160]": of(tiny, "many", "few"),
         "with other weights": of(tiny, "many", "stranger"),
         "is for a ViT with": of(tiny, "other", "many"),
         "is for a ViT with size": ("--weights", weights.folder() / "cifar10_vit.safetensors", *gates),
@@ -361,6 +354,7 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "the nearest name is 'test_vit'": ("--model", "tst_vit", *gates, *vit),
         "not from both": (*of(tiny, "many"), "--pretrained"),
         "leave --pretrained out": ("--pretrained",),
+        "leave --mean out": ("--mean", "0.5"),
         "--threshold is a probability": ("--threshold", "1"),
         "--batch must be at least 1": ("--batch", "0"),
         "--device": ("--device", "abacus"),

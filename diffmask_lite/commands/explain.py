@@ -29,9 +29,10 @@ from ..datasets import CIFAR10, IMAGE_ENDINGS, find_images, load_image, preproce
 from ..diffmask import DiffMask
 from ..plots.canvas import short
 from ..training.distributed import own_device
+from ..vit import models
 from ..vit.inputs import reason
 from ..vit.storage import load_tensors
-from ..weights import class_names, make_vit
+from .options import add_model_options, model_settings
 
 OURS = "cifar10"
 FINE = 224  # pixels along the shorter side from which a photograph is sharp enough for a figure
@@ -46,11 +47,13 @@ def load_explainer(
     gates: str | os.PathLike | None = None,
     weights_file: str | os.PathLike | None = None,
     pretrained: bool = False,
+    **settings: Any,
 ) -> tuple[DiffMask, Sequence[str]]:
     """Return an explainer on the CPU and a word for each class of its ViT.
 
-    model: "cifar10" for the ViT that comes with the package, or the name of a timm model. gates: what `DiffMask.save` wrote.
-    weights_file: the ViT's state dict as safetensors; pretrained: take timm's weights instead, which needs a network once.
+    model: "cifar10" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save` wrote.
+    weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
+    settings: `size`, `mean`, `std` and `names` of `models.load`, for a ViT that is not ours.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
     """
     if pretrained and weights_file:
@@ -58,17 +61,19 @@ def load_explainer(
     if model == OURS:
         if pretrained:
             raise ValueError(f"The weights of {OURS} come with the package; leave --pretrained out.")
+        if given := [key for key, value in settings.items() if value is not None]:
+            raise ValueError(f"What {OURS} takes and says is known; leave --{given[0]} out, or name another --model.")
         if gates is None and weights_file is None:
             return weights.pretrained(OURS)[1], CIFAR10.classes
         vit = weights.load_vit(weights_file or weights.folder() / f"{OURS}_vit.safetensors", OURS)
         return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
     if gates is None:
         raise ValueError(f"There are no gates for {model}; train them with `fit`, save them, and pass --gates FILE.")
-    if not (pretrained or weights_file):
+    if not (pretrained or weights_file or model.startswith(models.FOLDER)):
         raise ValueError(f"{model} needs the weights that its gates were trained for; add --pretrained, or --weights FILE.")
-    shape = load_tensors(gates)[1].get("shape", {})  # what the gates were trained for: a head and a size of image
-    vit = make_vit(model, shape, pretrained, weights_file)
-    return DiffMask.load(gates, vit).eval(), class_names(vit)
+    shape = load_tensors(gates)[1].get("shape", {})  # what the gates were trained for
+    vit = models.load(model, weights_file, pretrained, shape=shape, **settings)
+    return DiffMask.load(gates, vit).eval(), models.class_names(vit)
 
 
 # Which photographs, and where their figures go
@@ -221,14 +226,12 @@ def add_explain(commands: Any) -> None:
     command.add_argument(
         "--out", type=Path, default=Path("explanations"), help="folder for the figures, PNG (default: %(default)s)"
     )
-    command.add_argument("--model", default=OURS, help="the ViT: ours, or the name of a timm model (default: %(default)s)")
     command.add_argument("--gates", type=Path, help="what `explainer.save` wrote (default: ours, which fit our ViT alone)")
-    command.add_argument("--weights", type=Path, help="the ViT's state dict, safetensors (default: ours)")
-    command.add_argument("--pretrained", action="store_true", help="take the weights that timm has for this model")
     command.add_argument("--threshold", type=float, default=0.5, help="keep patches whose mask is above this (default: 0.5)")
     command.add_argument("--batch", type=int, default=32, help="images at once, which bounds memory (default: 32)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     command.add_argument("--json", action="store_true", help="print a line of JSON for each image; all else goes to stderr")
+    add_model_options(command, OURS)
     command.set_defaults(run=run)
 
 
@@ -250,7 +253,11 @@ def run(options: argparse.Namespace) -> int:
 
     planned = collect(options.images, options.out, failed)
     if planned:
-        explainer, names = load_explainer(options.model, options.gates, options.weights, options.pretrained)
+        explainer, names = load_explainer(
+            options.model, options.gates, options.weights, options.pretrained, **model_settings(options)
+        )
+        if options.model != OURS:
+            print(models.summary(explainer.vit), file=sys.stderr if options.json else sys.stdout)
         move(explainer, options.device)
         try:
             for row in explain_files(explainer, names, planned, failed, options.threshold, options.batch):

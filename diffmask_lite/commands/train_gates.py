@@ -21,9 +21,10 @@ from ..diffmask import PLACEHOLDERS, DiffMask
 from ..training import RANKED, calibrate, fit, hold_out, teach
 from ..training.calibration import CUT_EPS
 from ..training.distributed import fast_bfloat16, join
+from ..vit import models
 from ..vit.storage import load_tensors
-from ..weights import make_vit
 from .explain import move
+from .options import add_model_options, model_settings
 
 ABOUT = """\
 Train the gates that explain a ViT: which patches it needs for what it says. The ViT is any of timm's that fits, and learns
@@ -50,9 +51,7 @@ def add_train_gates(commands: Any) -> None:
         description=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--model", required=True, metavar="NAME", help="timm's name of the ViT")
-    command.add_argument("--pretrained", action="store_true", help="take the weights that timm has for it (network, once)")
-    command.add_argument("--weights", type=Path, metavar="FILE", help="or take its state dict from this safetensors file")
+    add_model_options(command)
     command.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder of your images")
     command.add_argument("--steps", type=int, default=2000, help="gradient steps (default: 2000)")
     command.add_argument("--eps", type=float, help=f"KL divergence allowed, in nats (default: 0.1, ranked: {CUT_EPS})")
@@ -90,14 +89,14 @@ def add_train_gates(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do what the command says. Writes gates, checkpoint, and a CSV log with a row a step."""
-    if not (options.pretrained or options.weights):
+    if not (options.pretrained or options.weights or options.model.startswith(models.FOLDER)):
         raise ValueError(f"{options.model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
     if options.start and (options.placeholder or options.per_class or options.context):
         raise ValueError("Placeholder and kind of gates come with --start; leave --placeholder, --per-class, --context out.")
     if options.eps is not None and not options.eps > 0:
         raise ValueError(f"--eps must be above 0, but it is {options.eps}.")
-    shape = load_tensors(options.start)[1].get("shape", {}) if options.start else {}
-    vit = make_vit(options.model, shape, options.pretrained, options.weights)
+    config = load_tensors(options.start)[1] if options.start else {}
+    vit = models.load(options.model, options.weights, options.pretrained, shape=config.get("shape"), **model_settings(options))
     data, held_out, settings = ImageFolder(options.data, preprocess(vit)), None, {}
     kind = {"per_class": options.per_class, "context": options.context}
     if options.ranked:
@@ -120,6 +119,7 @@ def run(options: argparse.Namespace) -> None:
     if team.main:
         how = f"{team.size} process{'es' if team.size > 1 else ''}, {'bfloat16' if autocast else 'float32'}"
         start = f"going on from {checkpoint}" if checkpoint.exists() else f"checkpoints go to {checkpoint}"
+        print(models.summary(vit))
         print(f"{len(data)} images, {how}; {start}", flush=True)
     if options.ranked:
         settings = settings | {"objective": teach(vit, data, options.batch, progress=team.main)}

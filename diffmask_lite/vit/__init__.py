@@ -8,6 +8,7 @@ after an exception. Everything is done through forward hooks, so the model's own
     tokens      drop tokens, sharply or by degrees
     removal     `predict`: the one place where patches are taken away
     inputs      what an image, a mask and a class must be
+    models      ViTs of others: timm's by name, weights from a file
     storage     tensors in files, and the fingerprint that tells one ViT from another
     randomness  seeded streams of random numbers
 

@@ -1,0 +1,259 @@
+"""ViTs of others, made ready to be explained: timm's by name, with weights from timm or a file; folders; adapters.
+
+`load("vit_small_patch16_224", "checkpoint.pth")` gives the ViT of a training of your own. What belongs to its images and
+classes lies in `vit.pretrained_cfg`: `mean`, `std`, `input_size` and `label_names`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .anatomy import anatomy
+from .inputs import reason
+
+WRAPPED = re.compile(r"^((module|_orig_mod|model)\.)+")  # by DataParallel, torch.compile, Lightning and the like
+HELD = ("state_dict_ema", "state_dict", "model", "model_state_dict")  # where a training's file keeps its state dict
+FOLDER = "local-dir:"
+
+
+def load(
+    model: str,
+    weights: str | os.PathLike | None = None,
+    pretrained: bool = False,
+    *,
+    size: int | Sequence[int] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    names: str | os.PathLike | Sequence[str] | None = None,
+    shape: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Return a ViT in eval mode, on the CPU: one of timm's architectures, with weights of yours or of timm.
+
+    model: timm's name, "hf-hub:…", or "local-dir:" and a folder that `timm.models.save_for_hf` wrote, with its weights.
+    weights: a file of your training, safetensors or what `torch.save` wrote: a state dict, or a dict that holds one under
+        a key of `HELD` (the first that is there). Classes, channels and image size are read off its tensors; a file does not
+        say which options the ViT was made with, such as `global_pool`, but a folder does.
+    pretrained: take timm's weights, which needs a network once.
+    size: of the images in pixels, a side or (H, W); by default the file's, else timm's for this name.
+    mean, std: of the normalisation, one number or one a channel, for pixels in [0, 1]; by default timm's for this name.
+    names: a word for each class, or a text file with a line for each; see `class_names`.
+    shape: "size" and "channels" where nothing else says them, as a file of gates does.
+    A head of one logit becomes one of two, see `two_class`. Without weights the ViT is untrained.
+    Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
+    """
+    if pretrained and weights:
+        raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
+    _require_known(model)
+    size = size and _pair(size)
+    state = read_state(weights) if weights else None
+    options = {} if state is None else _sizes(_create(model, meta=True), state, weights, size)
+    shape = shape or {}
+    wanted = size or shape.get("size")
+    cfg = None if ":" in model else timm.get_pretrained_cfg(model)
+    if "img_size" not in options and wanted and (cfg is None or tuple(wanted) != tuple(cfg.input_size[1:])):
+        options["img_size"] = tuple(wanted)
+    if "in_chans" not in options and shape.get("channels", 3) != 3:
+        options["in_chans"] = shape["channels"]
+    vit = _create(model, pretrained or (model.startswith(FOLDER) and state is None), **options)
+    if state is not None:
+        _fill(vit, state, weights, model)
+    describe(vit, mean, std, names)
+    return vit.eval()
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(f"--size is a side in pixels, or HEIGHT,WIDTH, but it is {','.join(map(str, sides))}.")
+    return sides[0], sides[-1]
+
+
+def _require_known(model: str) -> None:
+    if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
+        near = difflib.get_close_matches(model, timm.list_models(), n=1)
+        raise ValueError(f"timm has no model {model!r}" + (f"; the nearest name is {near[0]!r}." if near else "."))
+
+
+def _create(model: str, pretrained: bool = False, meta: bool = False, **options: Any) -> nn.Module:
+    """Make a model of timm; meta: without numbers, to look at its sizes."""
+    try:
+        with torch.device("meta" if meta else "cpu"):
+            return timm.create_model(model, pretrained=pretrained, **options)
+    except Exception as error:  # timm's models and its hub client raise whatever they meet
+        raise ValueError(f"timm could not make {model} ({reason(error)}).") from error
+
+
+# Files of weights
+
+
+def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Return the state dict in a file, with the prefixes that wrappers put before its names taken off.
+
+    Nothing is unpickled but tensors, and the options that timm's own training script stores beside them.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {path}.")
+    with path.open("rb") as file:
+        torchs = file.read(2) in (b"PK", b"\x80\x02")  # a zip file or a pickle, as `torch.save` writes
+    try:
+        if torchs:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                held = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            held = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({reason(error)}), nor one of `torch.save`; write it again."
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, which is not loaded, since it could run code; "
+            'save the numbers alone with torch.save(vit.state_dict(), "weights.pth").'
+        ) from error
+    except (RuntimeError, EOFError) as error:  # cut short, or a TorchScript archive
+        raise ValueError(f"{path} is not a whole file of weights ({reason(error)}).") from error
+    for key in HELD:
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            held = held[key]
+            break
+    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
+        raise ValueError(f"{path} holds no state dict, neither bare nor under one of the keys {', '.join(HELD)}.")
+    return {WRAPPED.sub("", key): value for key, value in held.items()}
+
+
+def _sizes(plain: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return what timm must be told so that a model takes the tensors of a state dict; plain: the model as timm has it."""
+    found, cfg = {}, plain.pretrained_cfg
+    heads, convolution = cfg.get("classifier") or "head", cfg.get("first_conv")
+    head = state.get(f"{heads if isinstance(heads, str) else heads[0]}.weight")
+    if head is not None:
+        found["num_classes"] = len(head)
+    kernel = state.get(f"{convolution}.weight")
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
+        found["in_chans"] = kernel.shape[1]
+    places, mine = state.get("pos_embed"), getattr(plain, "pos_embed", None)
+    if size is None and places is not None and mine is not None and places.ndim == 3 and places.shape[1] != mine.shape[1]:
+        grid = plain.patch_embed.grid_size
+        patches = places.shape[1] - (mine.shape[1] - math.prod(grid))  # without the prefix tokens
+        side = math.isqrt(max(patches, 0))
+        if side * side != patches:
+            raise ValueError(
+                f"{path} has positions for {patches} patches, which make no square; say with --size of what images."
+            )
+        found["img_size"] = tuple(
+            side * (pixels // cells) for pixels, cells in zip(plain.patch_embed.img_size, grid, strict=True)
+        )
+    return found
+
+
+def _fill(vit: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, model: str) -> None:
+    """Copy a state dict into a ViT if every tensor fits."""
+    mine = vit.state_dict()
+    for name, value in mine.items():
+        given = state.get(name, value)
+        if given.shape != value.shape:
+            raise ValueError(
+                f"{path} does not hold the weights of {model}: {name} is {tuple(given.shape)} in the file, but "
+                f"{tuple(value.shape)} in the ViT; is it another --model, or another --size?"
+            )
+        if value.is_floating_point() and given.element_size() == 1:
+            raise ValueError(f"{path} is quantised ({name} is {given.dtype}); take the file from before that.")
+    lacks, more = [name for name in mine if name not in state], [name for name in state if name not in mine]
+    if lacks or more:
+        words = [f"it {verb} {names[0]}{_and_more(names)}" for verb, names in (("lacks", lacks), ("also holds", more)) if names]
+        raise ValueError(f"{path} does not hold the weights of {model}: {' and '.join(words)}; {_advice(state)}.")
+    vit.load_state_dict(state)
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _advice(state: dict[str, Tensor]) -> str:
+    """Say where a file comes from whose names are not timm's."""
+    if any("patch_embeddings.projection" in name for name in state):
+        return "it is of transformers, so pass its folder as --model local-dir:FOLDER, or see models.from_transformers"
+    if "conv_proj.weight" in state:
+        return "it is of torchvision, so see models.from_torchvision"
+    return "for a ViT with options of its own write a folder with timm.models.save_for_hf, and pass --model local-dir:FOLDER"
+
+
+# Images and classes
+
+
+def describe(
+    vit: nn.Module,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    names: str | os.PathLike | Sequence[str] | None = None,
+) -> None:
+    """Write into `vit.pretrained_cfg` which images the ViT takes and what its classes are called; as for `load`."""
+    sizes = anatomy(vit)
+    known = timm.data.resolve_data_config({}, model=vit)
+    vit.pretrained_cfg["input_size"] = (sizes.channels, *sizes.size)
+    for key, given in (("mean", mean), ("std", std)):
+        values = known[key] if given is None else (given,) if isinstance(given, int | float) else tuple(given)
+        if len(values) != sizes.channels:
+            if given is not None and len(values) != 1:
+                raise ValueError(f"--{key} has {len(values)} numbers, but the ViT takes {sizes.channels} channels.")
+            values = (sum(values) / len(values),) * sizes.channels
+        if not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
+            raise ValueError(f"--{key} cannot be {' '.join(map(str, values))}; a standard deviation is above 0.")
+        vit.pretrained_cfg[key] = values
+    if names is not None:
+        words = list(names) if isinstance(names, list | tuple) else _lines(Path(names))
+        if len(words) != vit.num_classes:
+            raise ValueError(f"There are {len(words)} names of classes, but the ViT has {vit.num_classes} classes.")
+        vit.pretrained_cfg |= {"label_names": words, "label_descriptions": None}
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file of class names {path}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8, which names of classes must be.") from error
+    return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def class_names(vit: nn.Module) -> list[str]:
+    """Return a word for each class: `label_names` of `vit.pretrained_cfg`, ImageNet's for a head of timm's that has as many
+    classes as timm's weights of ImageNet, else "class 0", "class 1", …
+    """
+    cfg, classes = getattr(vit, "pretrained_cfg", None) or {}, range(vit.num_classes)
+    names, words = cfg.get("label_names"), cfg.get("label_descriptions") or {}
+    if isinstance(names, dict):  # from JSON, whose keys are strings
+        names = {int(i): name for i, name in names.items()}
+        names = [names.get(i, f"class {i}") for i in classes]
+    if names and len(names) == len(classes):
+        return [words.get(name, name) for name in names]
+    subset = timm.data.infer_imagenet_subset(cfg) if cfg.get("num_classes") == len(classes) else None
+    return timm.data.ImageNetInfo(subset).label_descriptions() if subset else [f"class {i}" for i in classes]
+
+
+def summary(vit: nn.Module) -> str:
+    """Return in one line what a ViT is taken for: its classes, and the images that it gets."""
+    names, used = class_names(vit), timm.data.resolve_data_config({}, model=vit)
+    mean, std = (" ".join(f"{value:.4g}" for value in used[key]) for key in ("mean", "std"))
+    return (
+        f"{vit.pretrained_cfg.get('architecture', type(vit).__name__)}: {len(names)} classes ({names[0]} … {names[-1]}); "
+        f"images {' × '.join(map(str, used['input_size']))}, crop {used['crop_pct']:g} ({used['crop_mode']}, "
+        f"{used['interpolation']}), mean {mean}, std {std}"
+    )
