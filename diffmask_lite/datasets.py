@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from .vit import anatomy
+from .vit import anatomy, pixel_range
 from .vit.inputs import reason
 from .vit.randomness import stream
 
@@ -161,6 +161,7 @@ def preprocess(model: nn.Module, finer: int = 1) -> Callable[[Image.Image], Tens
 
     finer: the same part of the picture on so many times as many pixels along each side, to look at; not for the ViT.
     """
+    pixel_range(model)  # refuses a ViT that does not say how its pixels are normalised; timm would guess
     shape = anatomy(model)  # not pretrained_cfg alone, which create_model(img_size=…) leaves at the weights' training size
     size = {"input_size": (shape.channels, *(finer * side for side in shape.size))}
     return timm.data.create_transform(**timm.data.resolve_data_config(size, model=model), is_training=False)

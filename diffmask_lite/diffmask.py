@@ -279,7 +279,8 @@ class DiffMask(nn.Module):
         """Read what `save` wrote. Raises `ValueError` if the file is broken, or its gates are for another ViT, and
         `FileNotFoundError` if there is none.
 
-        same_vit=False also takes gates trained on other weights of the same shape, for a warm start.
+        same_vit=False also takes gates trained on other weights of the same shape, for a warm start, and on another head,
+        unless they have an output for each class. Their cut does not come along: `calibrate` it anew.
         """
         tensors, config = load_tensors(path)
         if config.get("kind") != "diffmask":
@@ -289,6 +290,8 @@ class DiffMask(nn.Module):
         explainer = cls(vit, placeholder, **kind)
         mine = explainer.config()
         for key, value in mine["shape"].items():
+            if key == "classes" and not same_vit and not explainer.per_class:
+                continue
             if config["shape"][key] != value:
                 raise ValueError(f"{path} is for a ViT with {key} {config['shape'][key]}, but this one has {key} {value}.")
         same = same_weights(config["vit"], mine["vit"])
@@ -306,6 +309,6 @@ class DiffMask(nn.Module):
                 f"{path} lacks tensors of a DiffMask ({' '.join(str(error).split()[-3:])}); save it again."
             ) from error
         cut = config.get("cut")
-        if cut is not None:  # a number, where all images have the same cut
+        if cut is not None and same:  # a number, where all images have the same cut
             explainer.cut = Cut(cut) if isinstance(cut, float | int) else Cut(cut[0], tuple(cut[1:]))
         return explainer

@@ -64,7 +64,8 @@ def add_train_gates(commands: Any) -> None:
     command.add_argument("--checkpoint", type=Path, help="file to save to and to go on from (default: one beside the gates)")
     command.add_argument(
         "--start", type=Path, metavar="FILE",
-        help="start from the gates of an earlier run, for a ViT of the same shape with these or other weights",
+        help="start from the gates of an earlier run, for a ViT of the same sizes; its weights may be others, and so may its "
+        "classes, unless it was run with --per-class",
     )  # fmt: skip
     command.add_argument("--batch", type=int, default=64, help="images a step, over all processes together (default: 64)")
     command.add_argument("--lr", type=float, help="learning rate of the gates (default: 0.003, ranked: 0.01)")
@@ -106,6 +107,9 @@ def run(options: argparse.Namespace) -> None:
     kind |= {"placeholder": options.placeholder} if options.placeholder else {}
     if options.start:
         explainer = DiffMask.load(options.start, vit, same_vit=False)
+        if explainer.class_aware != options.ranked:
+            kind, advice = ("plain gates", "leave --ranked out") if options.ranked else ("gates that rank", "add --ranked")
+            raise ValueError(f"{options.start} holds {kind}; {advice}, or start without it.")
     else:
         explainer = DiffMask(vit, seed=options.seed, **kind)
     move(explainer, options.device)

@@ -74,12 +74,19 @@ def _probe(model: nn.Module) -> Anatomy:
 
     if hasattr(model, "module"):
         raise unfit("it is a wrapper (pass the ViT inside it, its `.module`)")
+    if small := [m for m in _walk(model) if ".quantized" in type(m).__module__]:
+        raise unfit(f"it is quantised to int8 (a {type(small[0]).__name__} of torch.ao), so it has no gradients")
     embed, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", None)
     if not isinstance(embed, nn.Module) or not isinstance(blocks, nn.Sequential | nn.ModuleList):
         raise unfit("it has no `patch_embed` followed by a list of `blocks`")
     prefix, classes = getattr(model, "num_prefix_tokens", None), getattr(model, "num_classes", 0)
     if prefix is None:
         raise unfit("it does not say how many prefix tokens it has (`num_prefix_tokens`)")
+    if classes == 1:
+        raise UnfitViT(
+            f"{type(model).__name__} has a head of one logit, and a class distribution needs two; models.two_class(vit) gives "
+            "a ViT with the logits [0, x], for which softmax says what the sigmoid of x does."
+        )
     if classes < 2:
         raise unfit(f"its head has {classes} outputs, and a class distribution needs at least two")
 

@@ -58,6 +58,8 @@ class Carried:
         if any(getattr(block.attn, "num_kv_heads", None) not in (None, block.attn.num_heads) for block in model.blocks):
             raise UnfitViT(f"{type(model).__name__} has no direct terms: its heads share their values.")
         self.model, self.shape = model, anatomy(model)
+        if getattr(model.head, "in_features", self.shape.width) != self.shape.width:
+            raise UnfitViT(f"{type(model).__name__} has no direct terms: its head reads tokens of two kinds side by side.")
         pool, prefix_too = getattr(model, "global_pool", None), getattr(model, "pool_include_prefix", False)
         if not self.shape.class_tokens and (pool != "avg" or prefix_too):
             raise UnfitViT(f'Direct terms are known for heads that pool by "token" or "avg", and this one pools by {pool!r}.')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import math
 import os
 import pickle
@@ -23,12 +24,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .adapters import from_torchvision, from_transformers, two_class
 from .anatomy import anatomy
 from .inputs import reason
 
 WRAPPED = re.compile(r"^((module|_orig_mod|model)\.)+")  # by DataParallel, torch.compile, Lightning and the like
 HELD = ("state_dict_ema", "state_dict", "model", "model_state_dict")  # where a training's file keeps its state dict
 FOLDER = "local-dir:"
+
+__all__ = ["class_names", "describe", "from_torchvision", "from_transformers", "load", "summary", "two_class"]
 
 
 def load(
@@ -44,7 +48,8 @@ def load(
 ) -> nn.Module:
     """Return a ViT in eval mode, on the CPU: one of timm's architectures, with weights of yours or of timm.
 
-    model: timm's name, "hf-hub:…", or "local-dir:" and a folder that `timm.models.save_for_hf` wrote, with its weights.
+    model: timm's name, "hf-hub:…", or "local-dir:" and a folder with weights, of `timm.models.save_for_hf` or of
+        transformers' `save_pretrained` (see `from_transformers`).
     weights: a file of your training, safetensors or what `torch.save` wrote: a state dict, or a dict that holds one under
         a key of `HELD` (the first that is there). Classes, channels and image size are read off its tensors; a file does not
         say which options the ViT was made with, such as `global_pool`, but a folder does.
@@ -60,6 +65,14 @@ def load(
         raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
     _require_known(model)
     size = size and _pair(size)
+    if _is_of_transformers(model):
+        if weights:
+            raise ValueError(f"The folder of {model} holds its weights; leave --weights out.")
+        vit = _from_folder(Path(model.removeprefix(FOLDER)), size)
+        if (mean is None or std is None) and "mean" not in vit.pretrained_cfg:
+            raise ValueError(f"{model} has no preprocessor_config.json; say with --mean and --std how images are normalised.")
+        describe(vit, mean, std, names)
+        return vit
     state = read_state(weights) if weights else None
     options = {} if state is None else _sizes(_create(model, meta=True), state, weights, size)
     shape = shape or {}
@@ -72,6 +85,8 @@ def load(
     vit = _create(model, pretrained or (model.startswith(FOLDER) and state is None), **options)
     if state is not None:
         _fill(vit, state, weights, model)
+    if vit.num_classes == 1:
+        vit = two_class(vit)
     describe(vit, mean, std, names)
     return vit.eval()
 
@@ -96,6 +111,31 @@ def _create(model: str, pretrained: bool = False, meta: bool = False, **options:
             return timm.create_model(model, pretrained=pretrained, **options)
     except Exception as error:  # timm's models and its hub client raise whatever they meet
         raise ValueError(f"timm could not make {model} ({reason(error)}).") from error
+
+
+def _is_of_transformers(model: str) -> bool:
+    path = Path(model.removeprefix(FOLDER), "config.json")
+    if not model.startswith(FOLDER) or not path.is_file():
+        return False
+    try:
+        return "architectures" in json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({reason(error)}).") from error
+
+
+def _from_folder(folder: Path, size: tuple[int, int] | None) -> nn.Module:
+    """Return the ViT in a folder of transformers."""
+    try:
+        from transformers import AutoImageProcessor, AutoModelForImageClassification  # an extra, and slow to import
+    except ImportError as error:
+        raise ValueError(f"{folder} is a folder of transformers; install them with: pip install transformers.") from error
+    try:
+        made, processor = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True), None
+        if (folder / "preprocessor_config.json").is_file():
+            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises whatever it meets
+        raise ValueError(f"transformers could not read {folder} ({reason(error)}).") from error
+    return from_transformers(made, processor, size)
 
 
 # Files of weights
@@ -132,6 +172,8 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             held = held[key]
             break
+    if isinstance(held, Mapping) and any("_packed_params" in str(key) for key in held):
+        raise ValueError(f"{path} is quantised to int8; take the weights from before that.")
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise ValueError(f"{path} holds no state dict, neither bare nor under one of the keys {', '.join(HELD)}.")
     return {WRAPPED.sub("", key): value for key, value in held.items()}
@@ -173,7 +215,7 @@ def _fill(vit: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, mod
                 f"{tuple(value.shape)} in the ViT; is it another --model, or another --size?"
             )
         if value.is_floating_point() and given.element_size() == 1:
-            raise ValueError(f"{path} is quantised ({name} is {given.dtype}); take the file from before that.")
+            raise ValueError(f"{path} is quantised ({name} is {given.dtype}); take the weights from before that.")
     lacks, more = [name for name in mine if name not in state], [name for name in state if name not in mine]
     if lacks or more:
         words = [f"it {verb} {names[0]}{_and_more(names)}" for verb, names in (("lacks", lacks), ("also holds", more)) if names]
@@ -250,10 +292,10 @@ def class_names(vit: nn.Module) -> list[str]:
 
 def summary(vit: nn.Module) -> str:
     """Return in one line what a ViT is taken for: its classes, and the images that it gets."""
-    names, used = class_names(vit), timm.data.resolve_data_config({}, model=vit)
+    names, sizes, used = class_names(vit), anatomy(vit), timm.data.resolve_data_config({}, model=vit)
     mean, std = (" ".join(f"{value:.4g}" for value in used[key]) for key in ("mean", "std"))
     return (
         f"{vit.pretrained_cfg.get('architecture', type(vit).__name__)}: {len(names)} classes ({names[0]} … {names[-1]}); "
-        f"images {' × '.join(map(str, used['input_size']))}, crop {used['crop_pct']:g} ({used['crop_mode']}, "
+        f"images {sizes.channels} × {sizes.size[0]} × {sizes.size[1]}, crop {used['crop_pct']:g} ({used['crop_mode']}, "
         f"{used['interpolation']}), mean {mean}, std {std}"
     )
