@@ -276,3 +276,23 @@ def test_a_warm_start_on_other_weights_has_their_own_mean_patch(tmp_path):
     assert torch.equal(warm.gates[0].first.weight, DiffMask(one, seed=4).gates[0].first.weight)
     assert torch.equal(warm.placeholder, DiffMask(other).placeholder)
     assert not torch.equal(warm.placeholder, DiffMask(one).placeholder)
+
+
+@pytest.mark.parametrize("options", [{}, {"placeholder": "drop", "class_aware": True}, {"per_class": True}], ids=str)
+def test_a_warm_start_on_another_head_takes_gates_that_have_no_output_for_each_class(tmp_path, options):
+    path, other = tmp_path / "gates", build("vit")
+    explainer = loose(VIT, **options)
+    explainer.cut = Cut(0.5)
+    explainer.save(path)
+    other.reset_classifier(7)
+    for same_vit in (True, False):
+        if same_vit or "per_class" in options:
+            with pytest.raises(ValueError, match="classes 10, but this one has classes 7"):
+                DiffMask.load(path, other, same_vit)
+        else:
+            warm = DiffMask.load(path, other, same_vit)
+            assert all(
+                torch.equal(value, explainer.state_dict()[key]) for key, value in warm.gates.state_dict(prefix="gates.").items()
+            )
+            assert warm.cut is None and warm.explain(IMAGES).logits.shape == (3, 7)
+    assert DiffMask.load(path, VIT, same_vit=False).cut == Cut(0.5)  # of the very ViT it was learned for

@@ -1,5 +1,6 @@
 """`train-gates`: gates for any timm ViT from a folder of images, their log, resume, warm start, and in which arithmetic."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -12,8 +13,8 @@ from safetensors.torch import save_file
 from diffmask_lite import DiffMask
 from diffmask_lite.__main__ import main
 from diffmask_lite.commands import train_gates
-from diffmask_lite.datasets import ImageFolder, preprocess
-from diffmask_lite.training import hold_out
+from diffmask_lite.datasets import ImageFolder, load_image, preprocess
+from diffmask_lite.training import RANKED, hold_out
 from diffmask_lite.vit.storage import load_tensors
 
 MODEL = "test_vit"  # timm's smallest: 160 × 160 pixels, 100 patches
@@ -29,6 +30,7 @@ def make_home(folder):
     folder.mkdir()
     for seed in (0, 1):
         save_file(vit(seed).state_dict(), folder / f"vit{seed}.safetensors")
+    save_file(timm.create_model(MODEL, img_size=96).state_dict(), folder / "vit96.safetensors")
     draw = torch.Generator().manual_seed(0)
     for i in range(9):
         place = folder / "photos" / ("deep/er" if i % 2 else "here")
@@ -95,6 +97,57 @@ def test_a_warm_start_takes_gates_of_other_weights_but_not_their_grey(home, tmp_
     torch.testing.assert_close(after["gates.1.first.weight"], before["gates.1.first.weight"])
     own = DiffMask(vit(1)).placeholder
     assert torch.equal(after["placeholder"], own) and not torch.allclose(before["placeholder"], own, atol=1e-3)
+
+
+def test_a_checkpoint_of_ones_own_starts_from_gates_for_another_head(home, tmp_path, capsys):
+    """37 classes on smaller images, in a training's file; the gates learned beside 1,000 classes."""
+    torch.manual_seed(5)
+    own = timm.create_model(MODEL, num_classes=37, img_size=96).eval()
+    torch.save({"model": {f"module.{key}": value for key, value in own.state_dict().items()}}, tmp_path / "own.pth")
+    (tmp_path / "names.txt").write_text("".join(f"breed {i}\n" for i in range(37)))
+    ours = [
+        "--weights",
+        str(tmp_path / "own.pth"),
+        "--mean",
+        "0.4,0.5,0.6",
+        "--std",
+        "0.3",
+        "--names",
+        str(tmp_path / "names.txt"),
+    ]
+    train(home, tmp_path / "first", "--steps", "2", "--size", "96", weights="vit96")
+    gates = tmp_path / "first" / "test_vit_gates.safetensors"
+    train(home, tmp_path, "--steps", "1", "--lr", "1e-12", "--start", str(gates), *ours)
+    said = "test_vit: 37 classes (breed 0 … breed 36); images 3 × 96 × 96, crop 0.95 (center, bicubic), "
+    said += "mean 0.4 0.5 0.6, std 0.3 0.3 0.3"
+    assert said in capsys.readouterr().out.splitlines()
+    before, after = load_tensors(gates)[0], load_tensors(tmp_path / gates.name)[0]
+    torch.testing.assert_close(after["gates.1.first.weight"], before["gates.1.first.weight"])
+
+    words = [
+        "explain",
+        "--json",
+        str(home / "photos" / "here" / "0.png"),
+        "--model",
+        MODEL,
+        "--gates",
+        str(tmp_path / gates.name),
+    ]
+    assert main([*words, *ours, "--out", str(tmp_path), "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    row = json.loads(out)
+    assert said in err.splitlines() and row["class"] == f"breed {row['index']}"
+    own.pretrained_cfg |= {"mean": (0.4, 0.5, 0.6), "std": (0.3,) * 3}
+    p = own(preprocess(own)(load_image(home / "photos" / "here" / "0.png"))[None]).softmax(1)[0]
+    assert row["index"] == p.argmax() and row["p"] == pytest.approx(p.max().item(), abs=1e-5)
+
+
+def test_gates_that_rank_and_plain_ones_do_not_start_from_each_other(home, tmp_path, capsys):
+    for ranked, words in ((False, "holds gates that rank; add --ranked"), (True, "holds plain gates; leave --ranked out")):
+        gates = tmp_path / "gates.safetensors"
+        DiffMask(vit(), **({} if ranked else RANKED["explainer"])).save(gates)
+        more = ["--steps", "1", "--start", str(gates), *(["--ranked"] if ranked else [])]
+        assert main(command(home, tmp_path / "out", *more)) == 1 and words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("amx", "exact"), [(False, False), (True, False), (True, True)])

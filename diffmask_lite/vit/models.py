@@ -74,14 +74,13 @@ def load(
         describe(vit, mean, std, names)
         return vit
     state = read_state(weights) if weights else None
-    options = {} if state is None else _sizes(_create(model, meta=True), state, weights, size)
-    shape = shape or {}
-    wanted = size or shape.get("size")
-    cfg = None if ":" in model else timm.get_pretrained_cfg(model)
-    if "img_size" not in options and wanted and (cfg is None or tuple(wanted) != tuple(cfg.input_size[1:])):
+    options = {} if state is None else _sizes(_create(model, meta=True), state)
+    cfg, shape = None if ":" in model else timm.get_pretrained_cfg(model), shape or {}
+    wanted = size or options.pop("img_size", None) or shape.get("size")
+    if wanted and (cfg is None or tuple(wanted) != tuple(cfg.input_size[1:])):  # not every model knows how to be told
         options["img_size"] = tuple(wanted)
-    if "in_chans" not in options and shape.get("channels", 3) != 3:
-        options["in_chans"] = shape["channels"]
+    if shape.get("channels", 3) != 3:
+        options.setdefault("in_chans", shape["channels"])
     vit = _create(model, pretrained or (model.startswith(FOLDER) and state is None), **options)
     if state is not None:
         _fill(vit, state, weights, model)
@@ -179,7 +178,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     return {WRAPPED.sub("", key): value for key, value in held.items()}
 
 
-def _sizes(plain: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, size: tuple[int, int] | None) -> dict[str, Any]:
+def _sizes(plain: nn.Module, state: dict[str, Tensor]) -> dict[str, Any]:
     """Return what timm must be told so that a model takes the tensors of a state dict; plain: the model as timm has it."""
     found, cfg = {}, plain.pretrained_cfg
     heads, convolution = cfg.get("classifier") or "head", cfg.get("first_conv")
@@ -190,36 +189,31 @@ def _sizes(plain: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, 
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
         found["in_chans"] = kernel.shape[1]
     places, mine = state.get("pos_embed"), getattr(plain, "pos_embed", None)
-    if size is None and places is not None and mine is not None and places.ndim == 3 and places.shape[1] != mine.shape[1]:
-        grid = plain.patch_embed.grid_size
-        patches = places.shape[1] - (mine.shape[1] - math.prod(grid))  # without the prefix tokens
+    if places is not None and mine is not None and places.ndim == 3 and places.shape[1] != mine.shape[1]:
+        embed = plain.patch_embed
+        patches = places.shape[1] - (mine.shape[1] - math.prod(embed.grid_size))  # without the prefix tokens
         side = math.isqrt(max(patches, 0))
-        if side * side != patches:
-            raise ValueError(
-                f"{path} has positions for {patches} patches, which make no square; say with --size of what images."
-            )
-        found["img_size"] = tuple(
-            side * (pixels // cells) for pixels, cells in zip(plain.patch_embed.img_size, grid, strict=True)
-        )
+        if side * side == patches:  # other grids cannot be told from a number, and wait for a size
+            found["img_size"] = tuple(side * (a // b) for a, b in zip(embed.img_size, embed.grid_size, strict=True))
     return found
 
 
 def _fill(vit: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, model: str) -> None:
     """Copy a state dict into a ViT if every tensor fits."""
-    mine = vit.state_dict()
-    for name, value in mine.items():
-        given = state.get(name, value)
-        if given.shape != value.shape:
-            raise ValueError(
-                f"{path} does not hold the weights of {model}: {name} is {tuple(given.shape)} in the file, but "
-                f"{tuple(value.shape)} in the ViT; is it another --model, or another --size?"
-            )
-        if value.is_floating_point() and given.element_size() == 1:
-            raise ValueError(f"{path} is quantised ({name} is {given.dtype}); take the weights from before that.")
+    mine, start = vit.state_dict(), f"{path} does not hold the weights of {model}"
     lacks, more = [name for name in mine if name not in state], [name for name in state if name not in mine]
     if lacks or more:
         words = [f"it {verb} {names[0]}{_and_more(names)}" for verb, names in (("lacks", lacks), ("also holds", more)) if names]
-        raise ValueError(f"{path} does not hold the weights of {model}: {' and '.join(words)}; {_advice(state)}.")
+        raise ValueError(f"{start}: {' and '.join(words)}; {_advice(state)}.")
+    for name, value in mine.items():
+        given = state[name]
+        if given.shape != value.shape:
+            raise ValueError(
+                f"{start}: {name} is {tuple(given.shape)} in the file, but {tuple(value.shape)} in the ViT; "
+                "name another --model, or say the --size of its images."
+            )
+        if value.is_floating_point() and given.element_size() == 1:
+            raise ValueError(f"{path} is quantised ({name} is {given.dtype}); take the weights from before that.")
     vit.load_state_dict(state)
 
 
@@ -282,8 +276,7 @@ def class_names(vit: nn.Module) -> list[str]:
     cfg, classes = getattr(vit, "pretrained_cfg", None) or {}, range(vit.num_classes)
     names, words = cfg.get("label_names"), cfg.get("label_descriptions") or {}
     if isinstance(names, dict):  # from JSON, whose keys are strings
-        names = {int(i): name for i, name in names.items()}
-        names = [names.get(i, f"class {i}") for i in classes]
+        names = [names[i] for i in sorted(names, key=int)]
     if names and len(names) == len(classes):
         return [words.get(name, name) for name in names]
     subset = timm.data.infer_imagenet_subset(cfg) if cfg.get("num_classes") == len(classes) else None
