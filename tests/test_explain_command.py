@@ -352,6 +352,7 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "add --pretrained, or --weights FILE": ("--model", "test_vit", *gates),
         "There are no gates for test_vit": ("--model", "test_vit", *vit),
         "the nearest name is 'test_vit'": ("--model", "tst_vit", *gates, *vit),
+        "name a ViT of your own with --model": vit,
         "not from both": (*of(tiny, "many"), "--pretrained"),
         "leave --pretrained out": ("--pretrained",),
         "leave --mean out": ("--mean", "0.5"),

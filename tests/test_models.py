@@ -110,7 +110,7 @@ SPOILT = {
     "no weights": (lambda path: path.write_bytes(b"no weights"), "not a whole safetensors file"),
     "empty": (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
     "a whole model": (lambda path: torch.save(tuned(), path), r"torch.save\(vit.state_dict"),
-    "a plain pickle": (lambda path: path.write_bytes(pickle.dumps(Foreign(), 2)), r"torch.save\(vit.state_dict"),
+    "a plain pickle": (lambda path: path.write_bytes(pickle.dumps(Foreign())), r"torch.save\(vit.state_dict"),
     "code": (lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path), "not a whole file of weights"),
     "a tensor": (lambda path: torch.save(torch.zeros(3), path), "no state dict"),
     "deeper": (lambda path: torch.save({"net": {"a": torch.zeros(3)}}, path), "no state dict"),

@@ -65,7 +65,10 @@ def load_explainer(
             raise ValueError(f"What {OURS} takes and says is known; leave --{given[0]} out, or name another --model.")
         if gates is None and weights_file is None:
             return weights.pretrained(OURS)[1], CIFAR10.classes
-        vit = weights.load_vit(weights_file or weights.folder() / f"{OURS}_vit.safetensors", OURS)
+        try:
+            vit = weights.load_vit(weights_file or weights.folder() / f"{OURS}_vit.safetensors", OURS)
+        except ValueError as error:
+            raise ValueError(f"{str(error).rstrip('.')}; name a ViT of your own with --model.") from error
         return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
     if gates is None:
         raise ValueError(f"There are no gates for {model}; train them with `fit`, save them, and pass --gates FILE.")

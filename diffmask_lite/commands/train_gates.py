@@ -34,6 +34,10 @@ nothing; the images are a folder of yours, in any layout (labels are not used).
   python -m diffmask_lite explain photo.jpg --model vit_base_patch16_224 --pretrained \\
       --gates vit_base_patch16_224_gates.safetensors
 
+A ViT of your own training, from its checkpoint or from a folder that timm or transformers wrote:
+  python -m diffmask_lite train-gates --model vit_small_patch16_224 --weights checkpoint.pth --data photos/
+  python -m diffmask_lite train-gates --model local-dir:my_vit --data photos/
+
 On several GPUs, which share each batch; the result is that of one with the whole batch:
   torchrun --nproc-per-node 4 -m diffmask_lite train-gates --model vit_base_patch16_224 --pretrained --data photos/
 

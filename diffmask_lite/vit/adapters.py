@@ -230,14 +230,14 @@ def _processing(processor: Any) -> dict[str, Any]:
     scale = 255 * processor.rescale_factor if processor.do_rescale else 255  # their normalisation comes after this
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
     found = {"mean": tuple(value / scale for value in mean), "std": tuple(value / scale for value in std)}
-    cropped = getattr(processor, "do_center_crop", None)
+    resample = getattr(processor.resample, "value", processor.resample)  # Pillow's number or torchvision's word
     side = dict(processor.size)
-    crop = dict(processor.crop_size) if cropped else side
+    crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", None) else side
     short = side.get("shortest_edge") or side.get("height")
     if not crop.get("height"):  # the shorter side alone, so images of any shape: the ViT takes the middle
         crop = {"height": short, "width": short}
     return found | {
         "input_size": (len(mean), crop["height"], crop["width"]), "crop_pct": crop["height"] / short,
         "crop_mode": "center" if side.get("shortest_edge") else "squash",
-        "interpolation": RESAMPLING.get(int(processor.resample), "bicubic"),
+        "interpolation": RESAMPLING.get(resample, resample or "bilinear"),
     }  # fmt: skip

@@ -149,7 +149,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}.")
     with path.open("rb") as file:
-        torchs = file.read(2) in (b"PK", b"\x80\x02")  # a zip file or a pickle, as `torch.save` writes
+        torchs = file.read(2).startswith((b"PK", b"\x80"))  # a zip file or a pickle, as `torch.save` writes
     try:
         if torchs:
             with torch.serialization.safe_globals([argparse.Namespace]):
