@@ -173,7 +173,7 @@ def test_a_folder_of_timm_needs_no_other_word(tmp_path):
     vit = tuned(num_classes=3, global_pool="avg")  # an option that no tensor tells
     vit.pretrained_cfg |= {"mean": (0.2,), "std": (0.3,)}
     timm.models.save_for_hf(vit, tmp_path, model_config={"label_names": ["ant", "bee", "cat"]})
-    found = models.load(f"local-dir:{tmp_path}")
+    found = models.load(f"local-dir:{tmp_path}", shape={"size": [160, 160], "channels": 3})  # of gates for another ViT
     assert torch.equal(found(some_images(vit)), vit(some_images(vit))) and models.class_names(found) == ["ant", "bee", "cat"]
     assert models.summary(found).startswith(
         "test_vit: 3 classes (ant … cat); images 1 × 96 × 96, crop 0.95 (center, bicubic), mean"
@@ -298,6 +298,10 @@ def test_a_vit_of_transformers_answers_the_same_and_can_miss_patches(kind):
     assert_same_logits(vit, lambda images: theirs(images).logits)
     assert models.class_names(vit)[4] == "LABEL_4"
     refused(lambda: preprocess(vit), "does not say how its pixels are normalised")
+    models.describe(vit, 0.5, 0.25)
+    assert torch.equal(
+        preprocess(vit)(Image.new("L" if "one" in kind else "RGB", (64, 64))), torch.full(some_images(vit).shape[1:], -2.0)
+    )
     images, keep = some_images(vit), some_keep(vit, [3, 9, 16])
     with torch.no_grad():  # DINOv2's head reads the class token and the mean of the patches that are left
         sharp, soft = predict(vit, images, keep), predict(vit, images, keep.float())
@@ -368,7 +372,7 @@ def test_a_folder_of_transformers_needs_no_other_word(tmp_path):
     theirs = of_transformers("vit", 2, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1})
     theirs.save_pretrained(tmp_path)
     folder = f"local-dir:{tmp_path}"
-    refused(lambda: models.load(folder), "no preprocessor_config.json; say with --mean and --std")
+    refused(lambda: models.load(folder), "preprocessor_config.json .*; pass --mean and --std")
     assert models.load(folder, mean=0.3, std=0.2).pretrained_cfg["mean"] == (0.3,) * 3
     transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
     vit = models.load(folder)

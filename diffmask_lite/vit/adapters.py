@@ -67,8 +67,8 @@ def from_transformers(model: nn.Module, processor: Any = None, size: tuple[int, 
     """Return a timm ViT, in eval mode, with the weights of an image classifier of transformers and the same logits.
 
     model: a `ViTForImageClassification`, `Dinov2ForImageClassification` or `TimmWrapperForImageClassification`.
-    processor: its image processor, which says how images are made and normalised; without one, set `mean` and `std` of
-        `vit.pretrained_cfg` before you preprocess images.
+    processor: its image processor, which says how images are made and normalised; without one, `models.describe(vit, mean,
+        std)` says it.
     size: H, W of the images, by default the processor's, else the model's own.
     The names of classes come from the model's configuration. Raises `UnfitViT` for other classes, for regression, and where
     the logits of two random images differ by more than 1e-4 of the largest (float32; see `_require_equal`).
@@ -106,7 +106,7 @@ def from_torchvision(model: nn.Module) -> nn.Module:
     """Return a timm ViT, in eval mode, with the weights of a `torchvision.models.VisionTransformer` and the same logits.
 
     Images are taken to be made as for torchvision's own weights: shorter side 256 for a crop of 224, bilinear, normalised by
-    ImageNet's mean and standard deviation. If yours are not, set `vit.pretrained_cfg`. Raises `UnfitViT` for a convolutional
+    ImageNet's mean and standard deviation; `models.describe` says others. Raises `UnfitViT` for a convolutional
     stem or more than one layer in the head, and where logits differ, as `from_transformers` does.
     """
     if type(model).__name__ != "VisionTransformer" or not hasattr(model, "conv_proj"):

@@ -69,19 +69,18 @@ def load(
         if weights:
             raise ValueError(f"The folder of {model} holds its weights; leave --weights out.")
         vit = _from_folder(Path(model.removeprefix(FOLDER)), size)
-        if (mean is None or std is None) and "mean" not in vit.pretrained_cfg:
-            raise ValueError(f"{model} has no preprocessor_config.json; say with --mean and --std how images are normalised.")
         describe(vit, mean, std, names)
         return vit
     state = read_state(weights) if weights else None
     options = {} if state is None else _sizes(_create(model, meta=True), state)
-    cfg, shape = None if ":" in model else timm.get_pretrained_cfg(model), shape or {}
+    filled = model.startswith(FOLDER) and state is None
+    cfg, shape = None if ":" in model else timm.get_pretrained_cfg(model), {} if filled else shape or {}
     wanted = size or options.pop("img_size", None) or shape.get("size")
     if wanted and (cfg is None or tuple(wanted) != tuple(cfg.input_size[1:])):  # not every model knows how to be told
         options["img_size"] = tuple(wanted)
     if shape.get("channels", 3) != 3:
         options.setdefault("in_chans", shape["channels"])
-    vit = _create(model, pretrained or (model.startswith(FOLDER) and state is None), **options)
+    vit = _create(model, pretrained or filled, **options)
     if state is not None:
         _fill(vit, state, weights, model)
     if vit.num_classes == 1:
@@ -240,23 +239,28 @@ def describe(
     names: str | os.PathLike | Sequence[str] | None = None,
 ) -> None:
     """Write into `vit.pretrained_cfg` which images the ViT takes and what its classes are called; as for `load`."""
-    sizes = anatomy(vit)
-    known = timm.data.resolve_data_config({}, model=vit)
-    vit.pretrained_cfg["input_size"] = (sizes.channels, *sizes.size)
+    sizes, cfg = anatomy(vit), vit.pretrained_cfg
+    cfg["input_size"] = (sizes.channels, *sizes.size)
     for key, given in (("mean", mean), ("std", std)):
-        values = known[key] if given is None else (given,) if isinstance(given, int | float) else tuple(given)
+        values = cfg.get(key) if given is None else given
+        if values is None:
+            raise ValueError(
+                "Nothing says how the pixels of this ViT are normalised, as preprocessor_config.json does in a folder of "
+                "transformers; pass --mean and --std."
+            )
+        values = (values,) if isinstance(values, int | float) else tuple(values)
         if len(values) != sizes.channels:
             if given is not None and len(values) != 1:
                 raise ValueError(f"--{key} has {len(values)} numbers, but the ViT takes {sizes.channels} channels.")
             values = (sum(values) / len(values),) * sizes.channels
         if not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
-            raise ValueError(f"--{key} cannot be {' '.join(map(str, values))}; a standard deviation is above 0.")
-        vit.pretrained_cfg[key] = values
+            raise ValueError(f"--mean must be finite and --std above 0, but --{key} is {' '.join(map(str, values))}.")
+        cfg[key] = values
     if names is not None:
         words = list(names) if isinstance(names, list | tuple) else _lines(Path(names))
         if len(words) != vit.num_classes:
             raise ValueError(f"There are {len(words)} names of classes, but the ViT has {vit.num_classes} classes.")
-        vit.pretrained_cfg |= {"label_names": words, "label_descriptions": None}
+        cfg |= {"label_names": words, "label_descriptions": None}
 
 
 def _lines(path: Path) -> list[str]:
