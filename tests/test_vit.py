@@ -110,7 +110,7 @@ UNFIT = {
     "sam": (made("samvit_base_patch16", img_size=64, embed_dim=48, depth=2, num_heads=3), "`num_prefix_tokens`"),
     "xcit": (made("xcit_nano_12_p16_224", img_size=64, depth=2), "`patch_embed` gave no tensor"),
     "no_head": (made("vit_tiny_patch16_224", img_size=64, num_classes=0, **SMALL), "its head has 0 outputs"),
-    "one_logit": (made("vit_tiny_patch16_224", img_size=64, num_classes=1, **SMALL), "its head has 1 outputs"),
+    "one_logit": (made("vit_tiny_patch16_224", img_size=64, num_classes=1, **SMALL), "models.two_class(vit)"),
     "compiled": (lambda: torch.compile(build("vit"), backend="eager"), "it is compiled"),
     "compiled_once_known": (changed(lambda vit: vit.compile(backend="eager"), known=True), "it is compiled"),
     "compiled_block": (changed(lambda vit: vit.blocks[1].compile(backend="eager")), "it is compiled"),
