@@ -284,7 +284,7 @@ def test_the_cat_needs_no_network(monkeypatch):
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     picture = cat_photograph()
-    assert picture.size == (240, 240) and picture.mode == "RGB" and np.asarray(picture).std() > 20
+    assert picture.size == (300, 300) and picture.mode == "RGB" and np.asarray(picture).std() > 20
 
 
 def test_imagenet_is_found_in_torchvisions_layouts_and_else_the_command_is_named(tmp_path):
