@@ -85,7 +85,7 @@ def position_similarity(similarity: Any, grid: tuple[int, int], patches: Sequenc
 
 
 @in_house_style
-def attention_heads(picture: Any, maps: Any, rows: Sequence[str]) -> Drawing:
+def attention_heads(picture: Any, maps: Any, rows: Sequence[str], cmap: str = MAP) -> Drawing:
     """Draw what one token attends to: maps (rows, heads, h, w), a named row each, all on one scale from 0 to the largest.
 
     Colours go by the square root of the attention: most of it is small, and would else be black beside a single large value.
@@ -105,7 +105,7 @@ def attention_heads(picture: Any, maps: Any, rows: Sequence[str]) -> Drawing:
         line[0].set_ylabel(name)
         bare(line[0])
         for head, (ax, attention) in enumerate(zip(line[1:], row, strict=True), start=1):
-            image = ax.imshow(attention, cmap=MAP, norm=norm, extent=(0, grid[1], grid[0], 0))
+            image = ax.imshow(attention, cmap=cmap, norm=norm, extent=(0, grid[1], grid[0], 0))
             ax.set_title(f"head {head}\nsum {attention.sum():.2f}")
             _edges(ax, grid)
             bare(ax)
