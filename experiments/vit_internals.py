@@ -1,4 +1,4 @@
-"""What the CIFAR-10 ViT says of test images at each depth, and with patches removed in four ways: notebook 01's tables.
+"""What the CIFAR-10 ViT says of test images at each depth, and with patches removed in four ways: tables of notebooks 01, 02.
 
     python experiments/vit_internals.py
 
@@ -23,7 +23,7 @@ REMOVED = (16, 32, 48)  # of 64 patches
 
 @torch.no_grad()
 def main() -> None:
-    vit, _ = weights.pretrained("cifar10")
+    vit, _ = weights.pretrained("cifar10_masked")
     data = CIFAR10("test")
     index = torch.randperm(len(data), generator=stream(0, "vit internals"))[:IMAGES].sort().values
     images, labels = data.normalise(data.images[index]), data.labels[index]

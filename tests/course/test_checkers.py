@@ -19,7 +19,7 @@ from diffmask_lite.training.history import COLUMNS
 ANSWERS = {}
 
 
-# ---- Notebook 01 ----
+# ---- Inside a ViT ----
 def unpatchify(patches, grid, split=("h", "w"), order=(0, 3, 1, 4, 2, 5), flip=()):
     B, _, C, p, q = patches.shape
     sizes = dict(zip("hw", grid, strict=True))
@@ -41,8 +41,47 @@ ANSWERS["unpatchify"] = {
 }
 
 
+def block_by_hand(
+    root=None, axis=-1, turned=True, project=True, added=(1, 1), norms=("norm1", "norm2"), late=True, fused=False
+):
+    """The block by hand, or spoilt in one way."""
+
+    def by_hand(block, x):
+        B, T, D = x.shape
+        heads = block.attn.num_heads
+        seen = getattr(block, norms[0])(x) if norms[0] else x
+        q, k, v = block.attn.qkv(seen).reshape(B, T, 3, heads, D // heads).permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.transpose(-2, -1) / (root(D) if root else (D / heads) ** 0.5)).softmax(axis) @ v
+        mixed = (mixed.transpose(1, 2) if turned else mixed).reshape(B, T, D)
+        attended = block.attn(seen) if fused else block.attn.proj(mixed) if project else mixed
+        middle = added[0] * x + attended
+        read = middle if late else x
+        return added[1] * middle + block.mlp(getattr(block, norms[1])(read) if norms[1] else read)
+
+    return by_hand
+
+
+ANSWERS["block"] = {
+    "passed": block_by_hand(),
+    "timm computed them": block_by_hand(fused=True),
+    "timm computed them ": lambda block, x: block(x),
+    "attention's result is not added": block_by_hand(added=(0, 1)),
+    "what the MLP makes is not added": block_by_hand(added=(1, 0)),
+    "reads what entered": block_by_hand(late=False),
+    "without `norm1`": block_by_hand(norms=("", "norm2")),
+    "without `norm2`": block_by_hand(norms=("norm1", "")),
+    "it should read `norm1`": block_by_hand(norms=("norm2", "norm2")),
+    "not divided by √d": block_by_hand(root=lambda D: 1),
+    "divided by √D": block_by_hand(root=lambda D: D**0.5),
+    "over the queries": block_by_hand(axis=-2),
+    "wrong places": block_by_hand(turned=False),
+    "`block.attn.proj`, is missing": block_by_hand(project=False),
+    "one is off by": lambda block, x: 2 * block_by_hand()(block, x),
+}
+
+
 def attend(scale=True, hide="keys", fill=-math.inf, turned=False, axis=-1):
-    """Exercise 2 solved, or spoilt in one way."""
+    """Attention of the kept solved, or spoilt in one way."""
 
     def attention(q, k, v, keep):
         keep = ~keep if turned is True or (turned == "some" and not keep.all()) else keep
@@ -75,7 +114,7 @@ ANSWERS["attention"] = {
 
 
 def read_attention(fused=False, restore=True, clean=True, safely=True, after=False):
-    """Exercise 3 solved, or spoilt in one way."""
+    """The reader of attention solved, or spoilt in one way."""
 
     def read(model, images):
         maps, handles = [], []
@@ -418,7 +457,7 @@ ANSWERS["mask_at"] = {
 def test_a_right_answer_passes_and_a_mistake_is_named(name, words):
     verdict = getattr(exercises, f"check_{name}")(ANSWERS[name][words])
     assert words.strip() in repr(verdict) and verdict.status == ("passed" if "passed" in words else "failed")
-    if name in ("unpatchify", "attention", "read_attention", "blend"):
+    if name in ("unpatchify", "block", "attention", "read_attention", "blend"):
         assert "[[" not in verdict.hint and len(verdict.hint) < 260  # a sentence, not tables of numbers
 
 

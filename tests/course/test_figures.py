@@ -412,9 +412,9 @@ def test_lines_keep_their_looks_in_every_panel_and_their_scale():
 
 
 def test_removals_fill_exactly_the_patches_removed():
-    figure = figures.removals(PICTURE, KEEP, NOISE, ANSWERS, NAMES)
+    figure = figures.removals(PICTURE, KEEP, NOISE, ANSWERS, NAMES, mean=(0.2, 0.4, 0.6))
     inside = np.kron(KEEP.numpy(), np.ones((4, 4))).astype(bool)
-    fills = {"whole": PICTURE, "noise": NOISE, "mean": 0.5, "zero": 1.0, "drop": 1.0}
+    fills = {"whole": PICTURE, "noise": NOISE, "mean": (0.2, 0.4, 0.6), "zero": 1.0, "drop": 1.0}
     for i, (ax, (way, fill)) in enumerate(zip(figure.axes, fills.items(), strict=True)):
         assert np.allclose(shown(ax)[inside], PICTURE.numpy()[inside])
         assert np.allclose(shown(ax)[~inside], np.broadcast_to(np.asarray(fill), PICTURE.shape)[~inside])

@@ -1,4 +1,4 @@
-"""The checkers of notebook 01."""
+"""The checkers of the two notebooks that open a ViT: its block, its patches, its attention maps."""
 
 from __future__ import annotations
 
@@ -36,6 +36,71 @@ def _misplaced(found: Tensor, patches: Tensor, grid: tuple[int, int]) -> str:
     if torch.equal(found, patches.reshape(found.shape)):
         return places + "a reshape alone keeps the order of the numbers, so `permute` the axes before it"
     return places + "after `permute`, h should stand right before p, and w right before q"
+
+
+@checker
+def check_block(by_hand: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    """Check `block_by_hand(block, x)`: timm's block and tokens (B, T, D) → what the block gives, (B, T, D)."""
+    for index, options in ((0, {}), (1, {"embed_dim": 32, "num_heads": 2})):
+        block = _small("vit_tiny_patch16_224", **options).blocks[index]
+        x = torch.randn(2, 5, block.norm1.weight.numel(), generator=torch.Generator().manual_seed(0))
+        for norm, shift in ((block.norm1, 0.4), (block.norm2, -0.4)):  # trained norms differ, and so must these
+            nn.init.normal_(norm.weight, 1, 0.3, generator=torch.Generator().manual_seed(2))
+            nn.init.constant_(norm.bias, shift)
+        wanted = block(x)
+        calls: list[object] = []
+        handles = [module.register_forward_hook(lambda *_, seen=calls: seen.append(_)) for module in (block, block.attn)]
+        try:
+            found = by_hand(block, x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        where = f"for {block.attn.num_heads} heads"
+        if isinstance(found, Tensor) and found.shape == wanted.shape:
+            for words, wrong in _spoilt_blocks(block, x):
+                if _like(found, wrong):
+                    raise Wrong(f"{where} {words}")
+        _expect_close(found, wanted, where)
+        if calls:
+            raise Wrong("the numbers are right, but timm computed them: call neither `block(…)` nor `block.attn(…)`")
+
+
+def _spoilt_blocks(block: nn.Module, x: Tensor) -> list[tuple[str, Tensor]]:
+    def attend(tokens: Tensor, root: float | None = None, axis: int = -1, turned: bool = True, project: bool = True) -> Tensor:
+        heads, (B, T, D) = block.attn.num_heads, tokens.shape
+        q, k, v = block.attn.qkv(tokens).reshape(B, T, 3, heads, D // heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-2, -1) / (root or (D // heads) ** 0.5)
+        mixed = scores.softmax(axis) @ v  # B × heads × T × d
+        mixed = (mixed.transpose(1, 2) if turned else mixed).reshape(B, T, D)
+        return block.attn.proj(mixed) if project else mixed
+
+    def whole(attended: Tensor) -> Tensor:
+        return x + attended + block.mlp(block.norm2(x + attended))
+
+    seen = block.norm1(x)
+    right = attend(seen)
+    return [
+        ("attention's result is not added to what entered (the residual stream)", right + block.mlp(block.norm2(right))),
+        ("what the MLP makes is not added to the stream", block.mlp(block.norm2(x + right))),
+        (
+            "the MLP reads what entered the block, not the stream after attention was added",
+            x + right + block.mlp(block.norm2(x)),
+        ),
+        ("attention reads the stream without `norm1`", whole(attend(x))),
+        ("the MLP reads the stream without `norm2`", x + right + block.mlp(x + right)),
+        ("attention reads `norm2`; it should read `norm1`", whole(attend(block.norm2(x)))),
+        ("the scores are not divided by √d", whole(attend(seen, root=1))),
+        (
+            "the scores are divided by √D; d = D / heads is how many numbers one head has",
+            whole(attend(seen, root=x.shape[-1] ** 0.5)),
+        ),
+        ("the softmax runs over the queries; the weights of one query sum to 1 over the keys", whole(attend(seen, axis=-2))),
+        (
+            "the heads stand in the wrong places: bring them behind the tokens before `reshape`",
+            whole(attend(seen, turned=False)),
+        ),
+        ("the last linear layer of attention, `block.attn.proj`, is missing", whole(attend(seen, project=False))),
+    ]
 
 
 @checker
@@ -129,7 +194,8 @@ def _break(*_: object) -> None:
 def _small(name: str, **options: object) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vit = timm.create_model(name, img_size=32, embed_dim=24, depth=3, num_heads=3, num_classes=4, **options)
+        shape = {"img_size": 32, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 4}
+        vit = timm.create_model(name, **shape | options)
     for key, weight in vit.named_parameters():  # timm's initial values give nearly uniform attention, which hides mistakes
         if key.endswith("qkv.weight"):
             nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(1))

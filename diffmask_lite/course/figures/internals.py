@@ -85,7 +85,7 @@ def position_similarity(similarity: Any, grid: tuple[int, int], patches: Sequenc
 
 
 @in_house_style
-def attention_heads(picture: Any, maps: Any, rows: Sequence[str]) -> Drawing:
+def attention_heads(picture: Any, maps: Any, rows: Sequence[str], cmap: str = MAP) -> Drawing:
     """Draw what one token attends to: maps (rows, heads, h, w), a named row each, all on one scale from 0 to the largest.
 
     Colours go by the square root of the attention: most of it is small, and would else be black beside a single large value.
@@ -105,7 +105,7 @@ def attention_heads(picture: Any, maps: Any, rows: Sequence[str]) -> Drawing:
         line[0].set_ylabel(name)
         bare(line[0])
         for head, (ax, attention) in enumerate(zip(line[1:], row, strict=True), start=1):
-            image = ax.imshow(attention, cmap=MAP, norm=norm, extent=(0, grid[1], grid[0], 0))
+            image = ax.imshow(attention, cmap=cmap, norm=norm, extent=(0, grid[1], grid[0], 0))
             ax.set_title(f"head {head}\nsum {attention.sum():.2f}")
             _edges(ax, grid)
             bare(ax)
@@ -157,14 +157,16 @@ def lines(panels: Panels, x: Any, xlabel: str, ylabel: str) -> Drawing:
 
 
 @in_house_style
-def removals(picture: Any, keep: Any, noise: Any, answers: Mapping[str, Any], names: Sequence[str]) -> Drawing:
+def removals(
+    picture: Any, keep: Any, noise: Any, answers: Mapping[str, Any], names: Sequence[str], mean: Any = (0.5, 0.5, 0.5)
+) -> Drawing:
     """Draw a picture with the patches outside `keep` (h, w) removed in each way that `answers` has logits (classes,) for.
 
-    answers: "whole" (nothing removed), "noise" (the picture `noise` (H, W, 3) shows there), "mean" (grey), "zero" (an
-    embedding of zeros, which no picture can show: a 0), "drop" (no token: left white); names: a word for each class.
+    answers: "whole" (nothing removed), "noise" (the picture `noise` (H, W, 3) shows there), "mean" (the colour `mean` (3,)),
+    "zero" (an embedding of zeros, which no picture can show: a 0), "drop" (no token: left white); names: a word for each class.
     """
     picture, keep, noise = as_picture(picture), as_array(keep), as_picture(noise)
-    fills = {"whole": picture, "noise": noise, "mean": 0.5, "zero": 1.0, "drop": 1.0}
+    fills = {"whole": picture, "noise": noise, "mean": as_array(mean), "zero": 1.0, "drop": 1.0}
     if not set(answers) <= set(fills):
         raise ValueError(f"The ways to remove a patch are {', '.join(fills)}, but answers has {', '.join(answers)}.")
     height, width = picture.shape[:2]
