@@ -176,7 +176,7 @@ ANSWERS["optimise"] = {
     "turned round": lambda *problem: optimise(*problem, signs=(-1, -1)),
     "all gates are shut": lambda *problem: optimise(*problem, start=-12.0),
     "A count": lambda *problem: optimise(*problem, signs=(0, 1)),
-    "not shut yet": lambda *problem: optimise(*problem, steps=60),
+    "not shut yet": lambda *problem: optimise(*problem, steps=40),
 }
 
 

@@ -99,7 +99,7 @@ FIGURES = {
     "against_luck": lambda: figures.against_luck(LUCK, {name: drawn(200) for name in LUCK}),
     "against_luck, one": lambda: figures.against_luck({"cat": torch.tensor([0.01])}, {"cat": drawn(200)}),
     "pipeline": lambda: figures.pipeline(PICTURE, MASK),
-    "pipeline, a part": lambda: figures.pipeline(PICTURE, MASK, "gates"),
+    "pipeline, a part": lambda: figures.pipeline(PICTURE, MASK, "gates", "gray"),
     "removal_steps": lambda: figures.removal_steps(SEEN[0], ORDERS, STEPS),
     "removal_steps, one": lambda: figures.removal_steps(SEEN[0], {"MoRF": ORDERS["MoRF"]}, STEPS),
     "forgetting": lambda: figures.forgetting(FORGOTTEN),
@@ -373,7 +373,7 @@ def test_noise_draws_shares_and_samples_to_two_digits_and_says_what_the_bars_are
     assert all(curve.get_ydata().max() == 1 for curve in left.lines)
     assert [[bar.get_width() for bar in bars] for bars in right.containers] == [[2391, 1.04], [34.56, 998]]
     assert {words.get_text() for words in right.texts} == {"2,400", "35", "1", "1,000"}
-    assert [entry.get_text() for entry in right.get_legend().get_texts()] == ["p", "q"]
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == ["p", "q"]
     assert "greatest for p at z = 1, q at z = 0.01" in plots.alt_text(figure)
 
 

@@ -214,9 +214,10 @@ def line_panels(
 
 @in_house_style
 def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[str, float]]) -> Drawing:
-    """Draw why an estimate is noisy: the KL along one gate z, and beside it how many samples each estimator needs.
+    """Draw why an estimate is noisy: the KL while patches fade, and beside it how many samples each estimator needs.
 
-    slopes: ViT -> KL at each z, drawn as a share of its greatest; needed: estimator -> {ViT: samples}, to two digits.
+    slopes: case -> KL where half the patches have the gate z, drawn as a share of its greatest; needed: estimator ->
+    {case: samples}, to two digits.
     """
     z, names = as_array(z), list(slopes)
     figure, axes = new_figure(3.4, 1, 2)
@@ -225,8 +226,7 @@ def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[s
     for (name, kl), (colour, dash, _) in zip(slopes.items(), LOOKS, strict=False):
         kl = as_array(kl)
         left.plot(z, kl / kl.max(), dash, color=colour, linewidth=2.5, label=name)
-    left.set(xlabel="one gate z, all others open", ylabel="KL, as a share of its most", xlim=(0, 1), ylim=(-0.03, 1.05))
-    left.legend(loc="center right")
+    left.set(xlabel="gate z of half the patches", ylabel="KL, share of its maximum", xlim=(0, 1), ylim=(-0.03, 1.05))
     places, tall = np.arange(len(needed)), 0.8 / len(names)
     for i, (name, (colour, _, _)) in enumerate(zip(names, LOOKS, strict=False)):
         values = [float(row[name]) for row in needed.values()]
@@ -235,10 +235,10 @@ def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[s
     most = max(float(value) for row in needed.values() for value in row.values())
     right.set(yticks=places, yticklabels=list(needed), xscale="log", xlabel="samples until signal = noise", xlim=(1, most * 8))
     right.invert_yaxis()
-    right.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(names), borderaxespad=0.1)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), handlelength=2.5)
     words = "; ".join(f"{k}: " + ", ".join(f"{n} {_two_digits(v)}" for n, v in row.items()) for k, row in needed.items())
     tops = ", ".join(f"{name} at z = {z[as_array(kl).argmax()]:.2g}" for name, kl in slopes.items())
-    return described(figure, f"Left: the KL as one gate opens; it is greatest for {tops}. Right, samples needed. {words}.")
+    return described(figure, f"Left: the KL as half the patches fade in; it is greatest for {tops}. Right, samples needed. {words}.")
 
 
 def _two_digits(value: float) -> str:
