@@ -238,7 +238,7 @@ def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[s
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), handlelength=2.5)
     words = "; ".join(f"{k}: " + ", ".join(f"{n} {_two_digits(v)}" for n, v in row.items()) for k, row in needed.items())
     tops = ", ".join(f"{name} at z = {z[as_array(kl).argmax()]:.2g}" for name, kl in slopes.items())
-    return described(figure, f"Left: the KL as half the patches fade in; it is greatest for {tops}. Right, samples needed. {words}.")
+    return described(figure, f"Left: the KL as half the patches fade in, greatest for {tops}. Right, samples needed. {words}.")
 
 
 def _two_digits(value: float) -> str:

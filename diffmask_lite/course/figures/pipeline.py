@@ -76,7 +76,8 @@ def pipeline(picture: Any, mask: Any, part: str | None = None, cmap: str = MAP) 
             bare(inset)
         elif name == "mask":
             inset.imshow(mask, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
-            bare(inset)
+            inset.set(xticks=[], yticks=[])  # with a frame, since a mask may be white at its edge
+            inset.spines[:].set(visible=True, color="#909090")
         else:
             overlay(inset, picture, mask > 0.5, edge=edge)
         if part not in (None, name):
