@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from diffmask_lite import History, vit
 from diffmask_lite.course import exercises
-from diffmask_lite.course.exercises.gates import AN_AXIS, AT_ONE
+from diffmask_lite.course.exercises.gates import AT_ONE
 from diffmask_lite.course.exercises.verdict import Wrong, expect
-from diffmask_lite.gates import log_open
+from diffmask_lite.gates import log_open, prob_open, sample
 from diffmask_lite.training.history import COLUMNS
 
 # For each checker, answers by words of its verdict: "passed", or the words in which a mistake is named. Where two answers get
@@ -192,22 +192,31 @@ ANSWERS["masses"] = {
 }
 
 
-def mean_gate(logits, axis=True):
-    t = (torch.arange(1000) + 0.5) / 1000
-    shift = 0.2 * torch.log((t + 0.2) / (1 - t))
-    return torch.sigmoid((logits[..., None] if axis else logits) - shift).mean(-1)
+def optimise(damage, n_gates, price, start=2.0, steps=300, rate=0.1, n=64, draw=sample, cost=prob_open, signs=(1, 1)):
+    logits = torch.full((n_gates,), start, requires_grad=True)
+    optimiser = torch.optim.Adam([logits], lr=rate)
+    for _ in range(steps):
+        z = draw(logits.expand(n, -1), torch.rand(n, n_gates))
+        loss = signs[0] * price * cost(logits).sum() + signs[1] * damage(z).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return prob_open(logits)
 
 
-def uncut(logits):
-    s = torch.sigmoid((logits[..., None] + torch.logit((torch.arange(20_000) + 0.5) / 20_000)) / 0.2)
-    return (s * 1.2 - 0.2).mean(-1)
-
-
-ANSWERS["mean_gate"] = {
-    "passed": mean_gate,
-    AN_AXIS: lambda logits: mean_gate(logits, axis=False),
-    AN_AXIS + "; ": lambda logits: mean_gate(logits).mean(),  # every logit's mean in one number
-    "before cutting off": uncut,
+ANSWERS["optimise"] = {
+    "passed": optimise,
+    "passed ": lambda *problem: optimise(*problem, start=4.0, steps=600).detach(),
+    "not in [0, 1]": lambda *problem: torch.logit(optimise(*problem)),
+    "a row for each sample": lambda damage, n_gates, price: optimise(lambda z: damage(z[0]), n_gates, price),
+    "sample z from the logits": lambda *problem: optimise(*problem, draw=lambda logits, _: logits),
+    "never called": lambda _, n_gates, price: torch.full((n_gates,), 0.5),
+    "fresh uniform numbers": lambda *problem: optimise(*problem, draw=lambda logits, _: prob_open(logits)),
+    "exactly 0": lambda *problem: optimise(*problem, draw=lambda logits, u: ((logits + torch.logit(u)) / 0.2).sigmoid()),
+    "turned round": lambda *problem: optimise(*problem, signs=(-1, -1)),
+    "all gates are shut": lambda *problem: optimise(*problem, start=-12.0),
+    "A count": lambda *problem: optimise(*problem, signs=(0, 1)),
+    "not shut yet": lambda *problem: optimise(*problem, steps=40),
 }
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from diffmask_lite import gates, plots
 from diffmask_lite.course import figures
 from diffmask_lite.course.figures.drawing import WAYS
-from diffmask_lite.course.figures.gates import BAR, TOP, _curve, below, gate_masses, gate_mean
+from diffmask_lite.course.figures.gates import STEM, TOP, _curve, below, gate_masses, gate_mean
 from diffmask_lite.plots.canvas import BLUE, GREY, VERMILION
 from figures import NAMES, assert_readable, data, outline, shown
 
@@ -61,6 +61,7 @@ FORGOTTEN = pd.DataFrame(
 PAPER, LOUIZOS = (0.2, -0.2, 1.0), (2 / 3, -0.1, 1.1)
 SETTINGS = [(logit, *setting) for logit in (-3.0, 0.0, 2.0) for setting in (PAPER, LOUIZOS)]
 X = np.geomspace(1, 100, 5)
+LEARNING = torch.linspace(0.5, 0.99, 20)[:, None] ** torch.linspace(0.1, 5, MASK.numel())
 # Inside a ViT
 KEEP, NOISE, SIMILARITY = drawn(8, 8) > 0.5, drawn(32, 32, 3), torch.eye(64) * 2 - 1
 ATTENTION = drawn(2, 4, 8, 8).flatten(2).softmax(-1).unflatten(-1, (8, 8))
@@ -98,10 +99,12 @@ FIGURES = {
     "against_luck": lambda: figures.against_luck(LUCK, {name: drawn(200) for name in LUCK}),
     "against_luck, one": lambda: figures.against_luck({"cat": torch.tensor([0.01])}, {"cat": drawn(200)}),
     "pipeline": lambda: figures.pipeline(PICTURE, MASK),
-    "pipeline, a part": lambda: figures.pipeline(PICTURE, MASK, "gates"),
+    "pipeline, a part": lambda: figures.pipeline(PICTURE, MASK, "gates", "gray"),
     "removal_steps": lambda: figures.removal_steps(SEEN[0], ORDERS, STEPS),
     "removal_steps, one": lambda: figures.removal_steps(SEEN[0], {"MoRF": ORDERS["MoRF"]}, STEPS),
     "forgetting": lambda: figures.forgetting(FORGOTTEN),
+    "gate_paths": lambda: figures.gate_paths({"a training": LEARNING}, RESULT.keep[0], PICTURE),
+    "gate_paths, two": lambda: figures.gate_paths({"from −8": LEARNING, "T = 0.02": LEARNING}, RESULT.keep[0]),
     "gate_stages": lambda: figures.gate_stages(0.0, *PAPER),
     "gate_stages, both ends": lambda: figures.gate_stages(1.0, *LOUIZOS),
     "gate_distribution, least": lambda: figures.gate_distribution(-8, 0.05, -1, 1),
@@ -315,16 +318,28 @@ def test_a_gate_is_that_of_samples_and_of_torchs_relaxed_bernoulli(setting):
     np.testing.assert_allclose(density, wanted, rtol=1e-6)
 
 
-def test_bars_have_the_probability_as_their_area():
+def test_stems_are_as_high_as_the_probability():
     axes = figures.gate_stages(0.0, *LOUIZOS).axes
-    assert [[bar.get_width() * bar.get_height() for bar in ax.patches] for ax in axes[1:3]] == [[], []]
     for ax, masses in ((axes[0], (0.5, 0.5)), (axes[3], gate_masses(0.0, *LOUIZOS))):
-        assert [bar.get_width() * bar.get_height() for bar in ax.patches] == pytest.approx(masses)
-        assert [bar.get_center()[0] for bar in ax.patches] == pytest.approx([0, 1])
-    assert TOP > 1 / BAR  # so that a bar is never cut off
-    figure = figures.gate_distributions([(0, *PAPER)], ["paper"], columns=1)  # the stretch ends at 1: no bar there
-    assert [bar.get_center()[0] for bar in figure.axes[0].patches] == pytest.approx([0])
+        drawn = [dot.get_data() for dot in ax.lines if dot.get_marker() == "o"]
+        assert [(x[0], y[0] / STEM) for x, y in drawn] == [(i, pytest.approx(mass)) for i, mass in enumerate(masses)]
+    assert not [dot for ax in axes[1:3] for dot in ax.lines if dot.get_marker() == "o"]
+    assert STEM + 0.3 < TOP  # so that a stem and its number are never cut off
+    figure = figures.gate_distributions([(0, *PAPER)], ["paper"], columns=1)  # the stretch ends at 1: no stem there
+    assert [dot.get_xdata()[0] for dot in figure.axes[0].lines if dot.get_marker() == "o"] == [0]
     assert "0.00 at 1" in plots.alt_text(figure)
+
+
+def test_paths_draw_each_gate_and_tell_the_cells_apart():
+    cells = RESULT.keep[0]
+    figure = figures.gate_paths({"a training": LEARNING}, cells, PICTURE)
+    image, curves, last = figure.axes
+    for j, line in enumerate(curves.lines[: cells.numel()]):
+        np.testing.assert_allclose(line.get_ydata(), LEARNING[:, j])
+        assert (line.get_linestyle() == "-") == bool(cells.flatten()[j])
+    np.testing.assert_allclose(last.images[0].get_array().ravel(), LEARNING[-1])
+    assert [words.get_text() for words in image.texts] == [str(j) for j in range(cells.numel())]
+    assert len(figures.gate_paths({"a": LEARNING, "b": LEARNING}, cells).axes) == 2
 
 
 @pytest.mark.parametrize("logit", [-4.0, 0.5, 3.0])
@@ -358,7 +373,7 @@ def test_noise_draws_shares_and_samples_to_two_digits_and_says_what_the_bars_are
     assert all(curve.get_ydata().max() == 1 for curve in left.lines)
     assert [[bar.get_width() for bar in bars] for bars in right.containers] == [[2391, 1.04], [34.56, 998]]
     assert {words.get_text() for words in right.texts} == {"2,400", "35", "1", "1,000"}
-    assert [entry.get_text() for entry in right.get_legend().get_texts()] == ["p", "q"]
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == ["p", "q"]
     assert "greatest for p at z = 1, q at z = 0.01" in plots.alt_text(figure)
 
 

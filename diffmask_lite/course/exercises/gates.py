@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from ...gates import LEFT, RIGHT, TEMPERATURE
 from .verdict import Wrong, checker, expect
 
-AN_AXIS = "t needs an axis of its own: logits[..., None]"
 AT_ONE = "for r = 1 the formula divides by r − 1 = 0: what does the logarithm tend to, and what σ of it?"
 
 
@@ -57,21 +56,68 @@ def check_masses(masses: Callable[..., tuple[Tensor, Tensor]]) -> None:
         expect(full, wanted[1], f"with {name} P(z = 1):", 1e-3)
 
 
+class _Damage:
+    """A smooth damage for `check_optimise`; it remembers whether the masks it was given were samples."""
+
+    def __init__(self, of: Callable[[Tensor], Tensor], n_gates: int):
+        self.of, self.n_gates, self.calls, self.shut, self.varied = of, n_gates, 0, False, False
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.n_gates:
+            raise Wrong(f"damage takes masks (n, {self.n_gates}), a row for each sample")
+        if not (z.min() >= 0 and z.max() <= 1):
+            raise Wrong("damage takes masks in [0, 1], but these are not: sample z from the logits first")
+        self.calls += 1
+        self.shut |= bool((z == 0).any())
+        self.varied |= bool((z != z[0]).any())
+        return self.of(z)
+
+
 @checker
-def check_mean_gate(mean_gate: Callable[[Tensor], Tensor]) -> None:
-    """Check `mean_gate(logits)` → E[z] at temperature 0.2 and stretch (−0.2, 1), shaped as the logits."""
-    logits = torch.tensor([-4.0, -1.0, 0.0, 2.0, 5.0])
-    stretched = _stretched(logits, TEMPERATURE, LEFT, RIGHT)
-    found, wanted = _mean_of(mean_gate, logits), stretched.clamp(0, 1).mean(-1)
-    if isinstance(found, Tensor) and found.shape != wanted.shape:
-        raise Wrong(AN_AXIS + f"; the answer should have shape {tuple(wanted.shape)}, but it has {tuple(found.shape)}")
-    if isinstance(found, Tensor) and found.shape == wanted.shape:
-        if torch.allclose(found.double(), stretched.mean(-1), atol=2e-3):
-            raise Wrong("that is the mean before cutting off at 0: negative values count as 0")
-        if torch.allclose(found.double(), (stretched > 0).double().mean(-1), atol=2e-3):
-            raise Wrong("that is P(z > 0): a gate that is not shut need not be fully open")
-    expect(found, wanted, "for logits −4, −1, 0, 2 and 5", 2e-3)
-    expect(mean_gate(logits.view(5, 1)), wanted.view(5, 1), "for logits of shape (5, 1)", 2e-3)
+def check_optimise(optimise: Callable[..., Tensor]) -> None:
+    """Check `optimise(damage, n_gates, price)` → P(z > 0) of each gate after training, (n_gates,)."""
+    for words, n_gates, needed, of in (
+        ("where gates 0 and 3 matter, each for itself", 4, [0, 3], lambda z: (1 - z[:, [0, 3]]).square().sum(1) * 2),
+        ("where gates 1 and 5 are needed together", 6, [1, 5], lambda z: 3 * (1 - z[:, 1] * z[:, 5]).square()),
+    ):
+        damage = _Damage(of, n_gates)
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(0)
+            found = optimise(damage, n_gates, 0.1)
+        _judge_optimised(found, needed, n_gates, words, damage)
+
+
+def _judge_optimised(found: Any, needed: list[int], n_gates: int, words: str, damage: _Damage) -> None:
+    truth = torch.zeros(n_gates, dtype=torch.bool)
+    truth[needed] = True
+    if not isinstance(found, Tensor) or found.shape != (n_gates,):
+        raise Wrong(f"it should return a tensor of shape ({n_gates},): P(z > 0) of each gate")
+    found = found.detach()
+    if not (found.min() >= 0 and found.max() <= 1):
+        raise Wrong("it should return probabilities, but these numbers are not in [0, 1]: apply gates.prob_open to the logits")
+    if not damage.calls:
+        raise Wrong("damage was never called, so the gates cannot know which of them are needed")
+    if (found < 0.1).all():
+        raise Wrong(
+            f"{words}, all gates are shut: does the damage reach the loss with a plus, and do the logits start above 0?"
+        )
+    if not damage.varied:
+        raise Wrong("all masks in a step were the same: draw a row for each sample, with fresh uniform numbers")
+    if not damage.shut:
+        raise Wrong("no mask had a gate at exactly 0: draw z with gates.sample, which stretches and cuts off")
+    if ((found > 0.9) == truth).all() and ((found < 0.1) == ~truth).all():
+        return
+    if ((found < 0.1) == truth).all():
+        raise Wrong(f"{words}, exactly these are shut and the others open: the sign of the loss is turned round")
+    if (found > 0.8).all():
+        raise Wrong(f"{words}, all gates stay open: does the price reach the logits? A count, z != 0, has no gradient")
+    if (found[truth] > 0.9).all():
+        raise Wrong(f"{words}, the others are not shut yet ({_two(found[~truth])}): take more steps, or larger ones")
+    raise Wrong(f"{words}, P(z > 0) of these should be above 0.9 and of the others below 0.1, but they are {_two(found)}")
+
+
+def _two(values: Tensor) -> str:
+    return ", ".join(f"{value:.2f}" for value in values.tolist())
 
 
 def _stretched(logits: Tensor, temperature: float, left: float, right: float) -> Tensor:
@@ -89,16 +135,6 @@ def _masses_of(masses: Callable, logits: Tensor, temperature: float, left: float
     except (ZeroDivisionError, ValueError) as error:  # (1 − l) / 0, or math.log(0)
         if right == 1:
             raise Wrong(AT_ONE) from error
-        raise
-
-
-def _mean_of(mean_gate: Callable[[Tensor], Tensor], logits: Tensor) -> Any:
-    """The reader's answer; where logits and t do not fit beside each other, in words that lead on."""
-    try:
-        return mean_gate(logits)
-    except RuntimeError as error:
-        if "must match the size" in str(error):
-            raise Wrong(AN_AXIS) from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""The hard-concrete distribution, drawn so that its point masses can be seen, and curves beside each other.
+"""The hard-concrete distribution with its point masses, the training of single gates, and curves beside each other.
 
 Formulas here are written out in numpy, apart from `diffmask_lite.gates`, so that the one can be tested against the other.
 """
@@ -12,10 +12,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy import ndarray
 
-from ...plots.canvas import BLUE, GREEN, ORANGE, VERMILION, Drawing, as_array, described, in_house_style, new_figure
+from ...plots.canvas import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    VERMILION,
+    Drawing,
+    as_array,
+    as_picture,
+    bare,
+    described,
+    in_house_style,
+    new_figure,
+    outline,
+)
 
 TOP = 5.2  # of every density axis; densities of low temperatures run beyond it at their ends
-BAR = 0.2  # width of the bar that stands for a point mass: its area is the probability, which is never above TOP · BAR
+STEM = 4.6  # height of the stem that stands for a probability of 1 on a single value
 LOOKS = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"), (VERMILION, ":", "D"))  # told apart without colour too
 Setting = tuple[float, float, float, float]  # logit, temperature, left, right
 
@@ -41,13 +54,64 @@ def gate_mean(logit: float, temperature: float, left: float, right: float) -> fl
 
 
 @in_house_style
+def gate_paths(paths: Mapping[str, Any], cells: Any, picture: Any = None) -> Drawing:
+    """Draw P(z > 0) of an image's gates, step by step, a panel for each training: name -> (steps, N).
+
+    cells: bool (h, w), the cells that matter. picture (H, W, 3): stands in front, with its cells numbered, and behind the
+    panels stands the last row of the last training, as a map.
+    """
+    cells, panels = as_array(cells).astype(bool), {name: as_array(path) for name, path in paths.items()}
+    figure, axes = new_figure(3.1, 1, len(panels) + 2 * (picture is not None))
+    middle = axes[0, 1:-1] if picture is not None else axes[0]
+    for ax, (name, path) in zip(middle, panels.items(), strict=True):
+        for j, cell in enumerate(cells.flat):
+            ax.plot(path[:, j], "-" if cell else "--", color=BLUE if cell else ORANGE, linewidth=2)
+        ax.set(title=name, xlabel="step", ylim=(-0.03, 1.03), xlim=(0, len(path) - 1))
+    middle[0].set_ylabel("P(z > 0)")
+    handles = [middle[0].plot([], [], look, color=c, linewidth=2)[0] for look, c in (("-", BLUE), ("--", ORANGE))]
+    middle[0].legend(handles, ["blue cells", "other cells"], loc="center right", handlelength=2)
+    if picture is not None:
+        _numbered(axes[0, 0], as_picture(picture), cells)
+        _last(axes[0, -1], path[-1].reshape(cells.shape))
+    ends = "; ".join(
+        f"{name}: blue cells end at {_span(path[-1][cells.flat])}, others at {_span(path[-1][~cells.ravel()])}"
+        for name, path in panels.items()
+    )
+    return described(figure, f"P(z > 0) of {cells.size} gates over {len(path)} steps. {ends}.")
+
+
+def _numbered(ax: Axes, picture: ndarray, cells: ndarray) -> None:
+    (height, width), (h, w) = picture.shape[:2], cells.shape
+    ax.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
+    for j in range(cells.size):
+        place = (j % w + 0.5) * width / w, (j // w + 0.5) * height / h
+        ax.text(*place, j, ha="center", va="center", color="white" if cells.flat[j] else "black", fontsize=15)
+    bare(ax)
+    ax.set_title("the image, cells 0 to " + str(cells.size - 1))
+
+
+def _last(ax: Axes, p: ndarray) -> None:
+    ax.imshow(p, cmap="gray", vmin=0, vmax=1, extent=(0, p.shape[1], p.shape[0], 0))
+    for (i, j), value in np.ndenumerate(p):
+        place = {"ha": "center", "va": "center", "color": "white" if value < 0.5 else "black", "fontsize": 15}
+        ax.text(j + 0.5, i + 0.5, f"{value:.2f}", **place)
+    outline(ax, p > 0.5, p.shape)
+    bare(ax)
+    ax.set_title("P(z > 0) at the end")
+
+
+def _span(values: ndarray) -> str:
+    return f"{values.min():.2f} to {values.max():.2f}" if values.size else "none"
+
+
+@in_house_style
 def gate_stages(logit: float, temperature: float, left: float, right: float) -> Drawing:
     """Draw the four steps to a gate: Bernoulli, binary concrete, stretched to (left, right), cut off at 0 and 1."""
     _check(temperature, left, right)
     figure, axes = new_figure(3.1, 1, 4)
     setting = logit, temperature, left, right
     p = float(_sigmoid(np.float64(logit)))
-    _bars(axes[0, 0], 1 - p, p)
+    _stems(axes[0, 0], 1 - p, p)
     _area(axes[0, 1], (logit, temperature, 0.0, 1.0))
     _area(axes[0, 2], setting, tails=True)
     shut, full = _rectified(axes[0, 3], setting)
@@ -58,9 +122,9 @@ def gate_stages(logit: float, temperature: float, left: float, right: float) -> 
         ax.set_ylabel("density" if ax is axes[0, 0] else "")
     return described(
         figure,
-        f"Four densities at {_words(setting)}. Bernoulli: two bars, {1 - p:.2f} at 0 and {p:.2f} at 1. Binary concrete: a "
-        f"curve between 0 and 1 without bars. Stretched: {shut:.2f} of it lies below 0 and {full:.2f} above 1. Cut off: these "
-        "are bars at 0 and at 1.",
+        f"Four densities at {_words(setting)}. Bernoulli: two stems, {1 - p:.2f} at 0 and {p:.2f} at 1. Binary concrete: a "
+        f"curve between 0 and 1 without stems. Stretched: {shut:.2f} of it lies below 0 and {full:.2f} above 1. Cut off: these "
+        "are stems at 0 and at 1.",
     )
 
 
@@ -150,9 +214,10 @@ def line_panels(
 
 @in_house_style
 def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[str, float]]) -> Drawing:
-    """Draw why an estimate is noisy: the KL along one gate z, and beside it how many samples each estimator needs.
+    """Draw why an estimate is noisy: the KL while patches fade, and beside it how many samples each estimator needs.
 
-    slopes: ViT -> KL at each z, drawn as a share of its greatest; needed: estimator -> {ViT: samples}, to two digits.
+    slopes: case -> KL where half the patches have the gate z, drawn as a share of its greatest; needed: estimator ->
+    {case: samples}, to two digits.
     """
     z, names = as_array(z), list(slopes)
     figure, axes = new_figure(3.4, 1, 2)
@@ -161,8 +226,7 @@ def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[s
     for (name, kl), (colour, dash, _) in zip(slopes.items(), LOOKS, strict=False):
         kl = as_array(kl)
         left.plot(z, kl / kl.max(), dash, color=colour, linewidth=2.5, label=name)
-    left.set(xlabel="one gate z, all others open", ylabel="KL, as a share of its most", xlim=(0, 1), ylim=(-0.03, 1.05))
-    left.legend(loc="center right")
+    left.set(xlabel="gate z of half the patches", ylabel="KL, share of its maximum", xlim=(0, 1), ylim=(-0.03, 1.05))
     places, tall = np.arange(len(needed)), 0.8 / len(names)
     for i, (name, (colour, _, _)) in enumerate(zip(names, LOOKS, strict=False)):
         values = [float(row[name]) for row in needed.values()]
@@ -171,10 +235,10 @@ def gate_noise(z: Any, slopes: Mapping[str, Any], needed: Mapping[str, Mapping[s
     most = max(float(value) for row in needed.values() for value in row.values())
     right.set(yticks=places, yticklabels=list(needed), xscale="log", xlabel="samples until signal = noise", xlim=(1, most * 8))
     right.invert_yaxis()
-    right.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(names), borderaxespad=0.1)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), handlelength=2.5)
     words = "; ".join(f"{k}: " + ", ".join(f"{n} {_two_digits(v)}" for n, v in row.items()) for k, row in needed.items())
     tops = ", ".join(f"{name} at z = {z[as_array(kl).argmax()]:.2g}" for name, kl in slopes.items())
-    return described(figure, f"Left: the KL as one gate opens; it is greatest for {tops}. Right, samples needed. {words}.")
+    return described(figure, f"Left: the KL as half the patches fade in, greatest for {tops}. Right, samples needed. {words}.")
 
 
 def _two_digits(value: float) -> str:
@@ -219,25 +283,26 @@ def _area(ax: Axes, setting: Setting, tails: bool = False) -> None:
         ax.plot(t[part], density[part], color=colour, linewidth=2)
 
 
-def _bars(ax: Axes, shut: float, full: float) -> None:
+def _stems(ax: Axes, shut: float, full: float) -> None:
     for mass, place in ((shut, 0), (full, 1)):
         if mass > 5e-4:
-            ax.bar(place, mass / BAR, BAR, color=VERMILION, edgecolor="black", linewidth=0.8)
+            ax.vlines(place, 0, STEM * mass, color=VERMILION, linewidth=3)
+            ax.plot(place, STEM * mass, "o", color=VERMILION, markersize=9)
             ground = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}  # a density may run behind the words
             words = f"{mass:.2f}" if mass >= 0.005 else "<0.01"
-            ax.text(place, mass / BAR + 0.2, words, ha="center", bbox=ground)
+            ax.text(place, STEM * mass + 0.3, words, ha="center", bbox=ground)
 
 
 def _rectified(ax: Axes, setting: Setting) -> tuple[float, float]:
     shut, full = gate_masses(*setting)
     _area(ax, setting)
-    _bars(ax, shut, full)
+    _stems(ax, shut, full)
     return shut, full
 
 
 def _dress(ax: Axes, left: float, right: float, ends: bool = False) -> None:
     ax.set(
-        xlim=(min(left, -BAR) - 0.08, max(right, 1 + BAR) + 0.08),
+        xlim=(min(left, -0.2) - 0.08, max(right, 1.2) + 0.08),
         ylim=(0, TOP),
         yticks=[0, 2, 4],
         xticks=[0, 0.5, 1],

@@ -47,10 +47,11 @@ ARROWS = {
 
 
 @in_house_style
-def pipeline(picture: Any, mask: Any, part: str | None = None) -> Drawing:
+def pipeline(picture: Any, mask: Any, part: str | None = None, cmap: str = MAP) -> Drawing:
     """Draw how DiffMask goes from an image to a mask, and how the mask is tested; `part` alone in colour, by default all.
 
     picture (H, W, 3), mask (h, w) in [0, 1]. part: "vit", "gates", "mask", "removal" or "test".
+    cmap: the mask's colours.
     """
     if part is not None and part not in PARTS:
         raise ValueError(f"Unknown part {part!r}: use {', '.join(map(repr, PARTS))}.")
@@ -74,8 +75,9 @@ def pipeline(picture: Any, mask: Any, part: str | None = None) -> Drawing:
             inset.imshow(picture, interpolation="nearest")
             bare(inset)
         elif name == "mask":
-            inset.imshow(mask, cmap=MAP, vmin=0, vmax=1, interpolation="nearest")
-            bare(inset)
+            inset.imshow(mask, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
+            inset.set(xticks=[], yticks=[])  # with a frame, since a mask may be white at its edge
+            inset.spines[:].set(visible=True, color="#909090")
         else:
             overlay(inset, picture, mask > 0.5, edge=edge)
         if part not in (None, name):
