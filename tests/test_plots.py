@@ -222,6 +222,9 @@ def test_layers_draws_each_gate_and_the_product():
         assert np.allclose(shown(alone), gates[1, i]) and np.allclose(shown(product), gates[1, : i + 1].prod(0))
     assert f"h_4 {gates[1, 4].mean():.2f}" in plots.alt_text(figure)
     assert f"{gates[1].prod(0).mean():.2f}" in plots.alt_text(figure)
+    assert figure.axes[-1].get_ylabel() == "gate, or product"
+    grey = plots.layers(PICTURES[1], SimpleNamespace(layers=gates), 1, cmap="gray").axes[1:-1]
+    assert {ax.images[-1].get_cmap().name for ax in grey} == {"gray"}
 
 
 def test_gallery_marks_a_changed_answer_by_colour_frame_and_sign():

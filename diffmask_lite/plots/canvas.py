@@ -125,10 +125,10 @@ def described(figure: Drawing, text: str) -> Drawing:
     return figure
 
 
-def colourbar(figure: Drawing, image: AxesImage, axes: Any) -> None:
+def colourbar(figure: Drawing, image: AxesImage, axes: Any, label: str = "soft mask") -> None:
     """Add the bar that says what a mask's colours mean."""
     figure.set_figheight(max(figure.get_figheight(), 2.2))  # room for the bar's label beside a wide picture
-    bar = figure.colorbar(image, ax=axes, label="soft mask", ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
+    bar = figure.colorbar(image, ax=axes, label=label, ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
     bar.ax.set_facecolor(str(GREY))  # as behind the mask, on average: the bar's colours are those seen on the picture
 
 

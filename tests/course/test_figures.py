@@ -238,7 +238,8 @@ def test_depths_draw_products_and_outline_what_each_keeps():
         assert np.allclose(shown(above), products[k])
         assert below_.get_xlabel().startswith(f"{(products[k] > 0.5).sum()} kept\nKL {check.kl[k]:.2f}")
         assert ("≠" in below_.get_xlabel()) == (k == 2)
-    assert outline(axes[4])
+    assert outline(axes[4]) and axes[-1].get_ylabel() == "product of gates"
+    assert figures.depths(PICTURE, products, check, cmap="gray").axes[0].images[-1].get_cmap().name == "gray"
 
 
 def test_depths_that_keep_the_same_patches_share_one_panel():

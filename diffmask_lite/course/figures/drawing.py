@@ -12,6 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from ...plots.canvas import (
+    MAP,
     WIDTH,
     Drawing,
     as_array,
@@ -106,28 +107,28 @@ def for_classes(picture: Any, result: Any, check: Any, targets: Sequence[int], n
 
 
 @in_house_style
-def depths(picture: Any, products: Any, checks: Any) -> Drawing:
+def depths(picture: Any, products: Any, checks: Any, cmap: str = MAP) -> Drawing:
     """Draw the product of gates h_0 … h_k for each depth k, the patches it keeps below, and how the ViT takes it.
 
     products: (S, h, w), one a depth; checks: what `verify` returned of `products > 0.5`. Depths in a row that keep the same
-    patches share one panel, of the last of them.
+    patches share one panel, of the last of them. cmap: as for `plots.layers`.
     """
     picture, products, kl = as_picture(picture), as_array(products), as_array(checks.kl)
     keeps = products > 0.5
     if not np.allclose(as_array(checks.kept), keeps.mean((1, 2)), atol=1e-4):
         raise ValueError("The checks are of other masks; pass explainer.verify(images, products > 0.5).")
     ends = [k for k in range(len(keeps)) if k + 1 == len(keeps) or (keeps[k] != keeps[k + 1]).any()]
-    side = min((WIDTH - 1.1) / len(ends), 2.2) * picture.shape[0] / picture.shape[1]
-    figure, axes = new_figure(2 * side + 1.0, 2, len(ends))
+    side = min((WIDTH - 1.1) / len(ends), 1.5) * picture.shape[0] / picture.shape[1]
+    figure, axes = new_figure(2 * side + 1.0, 2, len(ends), width=min(WIDTH, 2 * len(ends) + 1.1))
     edge = min(0.5, 2 / keeps.shape[1])
     words = []
     for start, k, (above, below) in zip([0, *(end + 1 for end in ends)], ends, axes.T, strict=False):
-        image = overlay(above, picture, products[k], heat=True, edge=edge)
+        image = overlay(above, picture, products[k], heat=True, edge=edge, cmap=cmap)
         overlay(below, picture, keeps[k], edge=edge)
         above.set_title(f"k = {k}" if start == k else f"k = {start} … {k}")
         below.set_xlabel(f"{keeps[k].sum()} kept\nKL {kl[k]:.2f}" + ("" if checks.agree[k] else "\n≠"), fontsize=11)
         words.append(f"{above.get_title()}: {keeps[k].sum()} of {keeps[k].size} kept, KL {kl[k]:.2f} nats")
-    colourbar(figure, image, axes)
+    colourbar(figure, image, axes, "product of gates")
     return described(figure, f"The product of gates up to depth k, and the patches it keeps: {'; '.join(words)}.")
 
 
@@ -135,7 +136,7 @@ def depths(picture: Any, products: Any, checks: Any) -> Drawing:
 def seed_masks(pictures: Any, masks: Mapping[str, Any]) -> Drawing:
     """Draw pictures and, under them, the soft masks (B, h, w) of several explainers, one row each; kept: above ½."""
     across = len(pictures)
-    side = min((WIDTH - 1.6) / across, 1.2)
+    side = min((WIDTH - 1.6) / across, 1.3)
     tall = side * as_picture(pictures[0]).shape[0] / as_picture(pictures[0]).shape[1]
     figure, axes = new_figure((tall + 0.28) * (len(masks) + 1), len(masks) + 1, across, width=side * across + 1.6)
     for ax, picture in zip(axes[0], pictures, strict=True):
