@@ -67,6 +67,7 @@ FIGURES = {
     "gallery, long names": lambda: plots.gallery(
         SIX[0][:4], *(some(part, slice(4)) for part in SIX[1:]), ["automobile"] * 4, truth=[0] * 4
     ),
+    "gallery, luck": lambda: plots.gallery(*TWELVE, NAMES, luck=torch.linspace(0, 2, 12)),
     "gallery, one": lambda: plots.gallery(SIX[0][5:], *(some(part, slice(5, 6)) for part in SIX[1:]), NAMES),
     "history": lambda: plots.history(past()),
     "history, long": lambda: plots.history(past(28_000)),
@@ -221,6 +222,9 @@ def test_layers_draws_each_gate_and_the_product():
         assert np.allclose(shown(alone), gates[1, i]) and np.allclose(shown(product), gates[1, : i + 1].prod(0))
     assert f"h_4 {gates[1, 4].mean():.2f}" in plots.alt_text(figure)
     assert f"{gates[1].prod(0).mean():.2f}" in plots.alt_text(figure)
+    assert figure.axes[-1].get_ylabel() == "gate, or product"
+    grey = plots.layers(PICTURES[1], SimpleNamespace(layers=gates), 1, cmap="gray").axes[1:-1]
+    assert {ax.images[-1].get_cmap().name for ax in grey} == {"gray"}
 
 
 def test_gallery_marks_a_changed_answer_by_colour_frame_and_sign():
@@ -234,6 +238,15 @@ def test_gallery_marks_a_changed_answer_by_colour_frame_and_sign():
         assert f"({result.keep[i].sum()})" in right.get_title()
         assert left.get_title().startswith("is bird\nnot cat") == changed
     assert "changed for 1, and was wrong before for 1" in plots.alt_text(figure)
+
+
+def test_gallery_says_where_luck_is_as_good():
+    pictures, result, check = SIX
+    figure = plots.gallery(pictures, result, check, NAMES, luck=check.kl + torch.tensor([0.1] * 5 + [-0.01]))
+    for i, right in enumerate(figure.axes[1:12:2]):
+        assert right.get_xlabel() == f"KL {check.kl[i]:.2f}"
+        assert (to_hex(right.xaxis.label.get_color()).upper() == VERMILION) == (i == 5)
+    assert "luck is as good for 1" in plots.alt_text(figure)
 
 
 def test_image_grid_shows_every_picture_under_its_title():

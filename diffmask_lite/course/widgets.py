@@ -89,30 +89,6 @@ def _sliders(ranges: dict[str, tuple[float, float, float]], draw: Callable[..., 
     return ipywidgets.VBox([*sliders, image])
 
 
-def browse(pictures: Any, result: Any, words: Callable[[int, Any], str], names: Sequence[str]) -> ipywidgets.VBox:
-    """Return a browser of masks: which image, up to which layer k gates are multiplied, above which threshold patches stay.
-
-    pictures (B, H, W, 3); result: what `explain(images)` returned; names: a word for each image. `words(i, keep)` is asked
-    what to write above image i with the patches in keep, bool (1, h, w): for example what `verify` says of just those.
-    """
-    image = ipywidgets.Dropdown(options=[(name, i) for i, name in enumerate(names)], description="image")
-    last = result.layers.shape[1] - 1
-    layer = ipywidgets.IntSlider(value=last, min=0, max=last, description="up to layer", continuous_update=False)
-    limit = ipywidgets.FloatSlider(value=0.5, min=0, max=0.95, step=0.05, description="threshold", continuous_update=False)
-    shown = ipywidgets.Image(format="png")
-
-    def update(_change: Any = None) -> None:
-        i, above = image.value, round(limit.value, 2)
-        mask = result.layers[i, : layer.value + 1].prod(0)
-        figure = figures.soft_to_hard(pictures[i], mask, 1, above, words(i, mask[None] > above))
-        shown.value, shown.tooltip = png(figure), alt_text(figure)
-
-    for control in (image, layer, limit):
-        control.observe(update, names="value")
-    update()
-    return ipywidgets.VBox([image, layer, limit, shown])
-
-
 _boards = itertools.count()  # two boards on one page must not share their style
 
 

@@ -125,10 +125,10 @@ def described(figure: Drawing, text: str) -> Drawing:
     return figure
 
 
-def colourbar(figure: Drawing, image: AxesImage, axes: Any) -> None:
+def colourbar(figure: Drawing, image: AxesImage, axes: Any, label: str = "soft mask") -> None:
     """Add the bar that says what a mask's colours mean."""
     figure.set_figheight(max(figure.get_figheight(), 2.2))  # room for the bar's label beside a wide picture
-    bar = figure.colorbar(image, ax=axes, label="soft mask", ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
+    bar = figure.colorbar(image, ax=axes, label=label, ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
     bar.ax.set_facecolor(str(GREY))  # as behind the mask, on average: the bar's colours are those seen on the picture
 
 
@@ -166,9 +166,15 @@ def says(p: ndarray, names: Sequence[str]) -> str:
     return f"says {short(names[p.argmax()])} ({p.max():.2f})"
 
 
-def answers(ax: Axes, pair: ndarray, names: Sequence[str], most: int = 5) -> None:
-    """Draw the probabilities, before and after (2, classes), of the classes that are likeliest in either, as bars."""
-    order = np.argsort(-pair.max(0), kind="stable")[:most]
+def answers(ax: Axes, pair: ndarray, names: Sequence[str], most: int = 5, steady: bool = False) -> None:
+    """Draw the probabilities, before and after (2, classes), of the classes that are likeliest in either, as bars.
+
+    steady: take those that are likeliest before, so that all pictures of one image have the same bars; the last of them makes
+    room for the likeliest after, where it is not among them.
+    """
+    order = np.argsort(-(pair[0] if steady else pair.max(0)), kind="stable")[:most]
+    if pair[1].argmax() not in order:
+        order[-1] = pair[1].argmax()
     places = np.arange(len(order))
     for shift, p, colour, label in ((-0.2, pair[0], BLUE, "whole image"), (0.2, pair[1], ORANGE, "patches left")):
         bars = ax.barh(places + shift, p[order], height=0.38, color=colour, label=label)

@@ -27,12 +27,15 @@ from .canvas import (
 
 
 @in_house_style
-def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth: Any = None, columns: int = 4) -> Drawing:
+def gallery(
+    pictures: Any, result: Any, check: Any, names: Sequence[str], truth: Any = None, columns: int = 4, luck: Any = None
+) -> Drawing:
     """Draw images in pairs: the picture under the ViT's answer, and the kept patches under its answer to those alone.
 
     In brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour; a wrong one, where
     truth (B,) is given, names the truth.
     `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned.
+    luck: the KL of random masks of the same size, (B,); it stands below beside the mask's own, bold where luck is as good.
     """
     keep, before, after = as_array(result.keep), softmax(result.logits), softmax(check.logits)
     if not np.allclose(as_array(check.kept), keep.mean((1, 2)), atol=1e-4):
@@ -40,12 +43,13 @@ def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth:
     rows = -(-len(keep) // columns)
     height, width = as_picture(pictures[0]).shape[:2]
     lines = 0.42 if truth is None else 0.62
+    lines += 0 if luck is None else 0.22
     tall = (WIDTH / columns / 2.4 * height / width + lines + 0.12) * rows
     figure = Drawing(figsize=(WIDTH, tall), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, rect=(0.012, 0, 0.976, 0.975))  # titles may be wider than pictures
     spaced = [1, 1, 0.2] * columns  # a gap after each pair, so that nobody reads across it
     grid = figure.add_gridspec(rows, len(spaced) - 1, width_ratios=spaced[:-1])
-    changed = 0
+    changed = lost = 0
     for i in range(len(keep)):
         left, right = (figure.add_subplot(grid[i // columns, i % columns * 3 + j]) for j in (0, 1))
         old, new = before[i].argmax(), after[i].argmax()
@@ -58,11 +62,20 @@ def gallery(pictures: Any, result: Any, check: Any, names: Sequence[str], truth:
         same = old == new
         title = f"{'' if same else '≠ '}{short(names[new])}\n{after[i, new]:.2f} ({keep[i].sum()})"
         right.set_title(title, fontsize=11, color="black" if same else VERMILION, weight="normal" if same else "bold")
+        if luck is not None:
+            kl, theirs = float(check.kl[i]), float(luck[i])
+            worse = theirs <= kl
+            lost += worse
+            style = {"fontsize": 11, "color": VERMILION if worse else "black", "weight": "bold" if worse else "normal"}
+            left.set_xlabel(f"luck {theirs:.2f}", **style)
+            right.set_xlabel(f"KL {kl:.2f}", **style)
         if not same:
             changed += 1
             box = Rectangle((0, 0), 1, 1, transform=right.transAxes, fill=False, color=VERMILION, linewidth=5, clip_on=False)
             right.add_patch(box)
     words = f"{len(keep)} images with the patches kept of each; the answer changed for {changed}"
+    if luck is not None:
+        words += f"; luck is as good for {lost}"
     if truth is not None:
         words += f", and was wrong before for {(before.argmax(1) != as_array(truth)).sum()}"
     return described(figure, words + ".")

@@ -75,8 +75,11 @@ def explanations(
 
 
 @in_house_style
-def layers(picture: Any, result: Any, index: int = 0) -> Drawing:
-    """Draw the gate of each hidden state h_0 … h_{L+1} of image `index` alone; below it the product of all up to it."""
+def layers(picture: Any, result: Any, index: int = 0, cmap: str = MAP) -> Drawing:
+    """Draw the gate of each hidden state h_0 … h_{L+1} of image `index` alone; below it the product of all up to it.
+
+    cmap: colours of the gates; "gray" beside pictures whose colours mean something, such as the colour grid's.
+    """
     gates = as_array(result.layers)[index]  # (L + 2, h, w)
     products = np.cumprod(gates, axis=0)
     bands = -(-len(gates) // 8)  # more than 8 in a row would be too small to read
@@ -90,10 +93,10 @@ def layers(picture: Any, result: Any, index: int = 0) -> Drawing:
     for i in range(len(gates)):
         for row, (gate, label, title) in enumerate([(gates[i], "alone", f"$h_{{{i}}}$"), (products[i], "product", "")]):
             ax = figure.add_subplot(grid[2 * (i // across) + row, i % across + 1], title=title)
-            image = overlay(ax, picture, gate, heat=True, edge=min(0.5, 2 / len(gate)))
+            image = overlay(ax, picture, gate, heat=True, edge=min(0.5, 2 / len(gate)), cmap=cmap)
             ax.set_ylabel("" if i % across else label)
             axes.append(ax)
-    colourbar(figure, image, axes)
+    colourbar(figure, image, axes, "gate, or product")
     means = ", ".join(f"h_{i} {mean:.2f}" for i, mean in enumerate(gates.mean((1, 2))))
     return described(
         figure, f"The mean gate of each hidden state alone: {means}; of the product of all {products[-1].mean():.2f}."

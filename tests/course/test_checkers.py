@@ -264,26 +264,29 @@ def test_unlabelled_histories_have_the_diagnosis_that_the_exercise_asks_for():
 
 
 # ---- Notebook 04 ----
-def blend(picture, mask, grey=0.5, spread=lambda m: m.repeat_interleave(2, 0).repeat_interleave(2, 1)):
-    z = spread(mask)[..., None]
-    return z * picture + (1 - z) * grey
+def shuffled(images, order, size, across=lambda tiles: tiles):
+    """Exercise 3 solved; `across`: what is done to the patches, (B, N, C, size, size), once they are in order."""
+    h, w = images.shape[2] // size, images.shape[3] // size
+    tiles = images.unflatten(2, (h, size)).unflatten(4, (w, size)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    tiles = across(tiles[:, order]).unflatten(1, (h, w))
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
-ANSWERS["blend"] = {
-    "passed": blend,
-    "leaves grey: the patch in row 1, column 1": lambda p, m: blend(p, m, grey=0),
-    "changes nothing: the patch": lambda p, m: blend(p, (m - m.min()) / (m.max() - m.min()).clamp(min=1e-9)),
-    "one value of its own: the patch in row 1, column 1": lambda p, m: blend(p, m, spread=lambda m: m.repeat(2, 2)),
-    "one value of its own: the patch in row 1, column 1 ": lambda p, m: blend(
-        p, m, spread=lambda m: F.interpolate(m[None, None], scale_factor=2, mode="bilinear")[0, 0]
-    ),
-    "the shape should be (4, 6, 3)": lambda p, m: blend(p, m)[..., 0],
-    "should return a tensor": lambda p, m: [],
+ANSWERS["shuffle"] = {
+    "passed": shuffled,
+    "the image is as before": lambda x, order, size: x.clone(),
+    "patch order[n] should come to place n": lambda x, order, size: shuffled(x, order.argsort(), size),
+    "torn apart": lambda x, order, size: shuffled(x, order, size, lambda tiles: tiles.mT),
+    "torn apart: cut": lambda x, order, size: x.reshape(len(x), x.shape[1], len(order), -1)[:, :, order].reshape(x.shape),
+    "row by row": lambda x, order, size: shuffled(x, order.flip(0), size),
+    "into another image": lambda x, order, size: shuffled(x, order, size).flip(0),
+    "changed `images` itself": lambda x, order, size: x.copy_(shuffled(x, order, size)),
+    "the shape should be": lambda x, order, size: shuffled(x, order, size).flatten(2),
 }
 
 
 def grow(cost, n, m, start=False, alone=False):
-    """Exercise 3 solved; `start`: from all patches, one fewer a round; `alone`: one call for each trial."""
+    """Exercise 2 solved; `start`: from all patches, one fewer a round; `alone`: one call for each trial."""
     keep = torch.full((n,), start)
     while keep.sum() != m:
         left = (keep == start).nonzero().flatten()
@@ -466,7 +469,7 @@ ANSWERS["mask_at"] = {
 def test_a_right_answer_passes_and_a_mistake_is_named(name, words):
     verdict = getattr(exercises, f"check_{name}")(ANSWERS[name][words])
     assert words.strip() in repr(verdict) and verdict.status == ("passed" if "passed" in words else "failed")
-    if name in ("unpatchify", "block", "attention", "read_attention", "blend"):
+    if name in ("unpatchify", "block", "attention", "read_attention", "shuffle"):
         assert "[[" not in verdict.hint and len(verdict.hint) < 260  # a sentence, not tables of numbers
 
 

@@ -18,7 +18,7 @@ from diffmask_lite.course.figures.gates import STEM, TOP, _curve, below, gate_ma
 from diffmask_lite.plots.canvas import BLUE, GREY, VERMILION
 from figures import NAMES, assert_readable, data, outline, shown
 
-PICTURES, RESULT, _ = data(images=4)
+PICTURES, RESULT, CHECK = data(images=4)
 FINE, FINE_RESULT, _ = data(h=8, w=8, patch=4, images=1, states=8)
 WIDE, WIDE_RESULT, _ = data(h=2, w=5, images=1, states=14)
 PICTURE, MASK, WIDE_MASK = PICTURES[0], RESULT.mask[0], WIDE_RESULT.mask[0]
@@ -88,6 +88,7 @@ FIGURES = {
     "strip of thresholds": lambda: figures.soft_to_hard_strip(WIDE[0], WIDE_MASK, 1, (0.1, 0.3, 0.5, 0.7, 0.9)),
     "ways_to_draw": lambda: figures.ways_to_draw(PICTURE, {"trained": MASK, "untrained": MASK * 0 + 0.9}),
     "ways_to_draw, one": lambda: figures.ways_to_draw(WIDE[0], {"a mask": WIDE_MASK}),
+    "for_classes": lambda: figures.for_classes(PICTURE, RESULT, CHECK, [0, 1, 3, 2], NAMES),
     "depths": lambda: figures.depths(PICTURE, PRODUCTS, checks_of(PRODUCTS)),
     "depths, eight": lambda: figures.depths(FINE[0], EIGHT, checks_of(EIGHT, False)),
     "seed_masks": lambda: figures.seed_masks(PICTURES, {f"seed {s}, 500 steps": RESULT.mask for s in range(3)}),
@@ -143,6 +144,7 @@ SENSELESS = "temperature above 0, left at most 0 and right at least 1"
 REFUSED = {
     "hardness": (lambda: figures.harden(MASK, 1.2), "Hardness"),
     "way": (lambda: figures.smoothed(MASK, 4, 4, "bicubic"), r"'bicubic'.*'bilinear'"),
+    "classes": (lambda: figures.for_classes(PICTURE, RESULT, checks_of(RESULT.mask - 1), [0] * 4, NAMES), "other masks"),
     "depths": (lambda: figures.depths(PICTURE, 1 - PRODUCTS, checks_of(PRODUCTS)), "other masks"),
     "no part": (lambda: figures.pipeline(PICTURE, MASK, "eye"), "Unknown part"),
     "no square": (lambda: figures.removal_steps(PICTURE, {"a": torch.arange(12)}, {"a": np.ones(13)}), "12 patches"),
@@ -231,14 +233,33 @@ def test_ways_to_draw_keeps_one_colour_scale_and_draws_edges_in_the_honest_colum
 
 
 def test_depths_draw_products_and_outline_what_each_keeps():
-    check = checks_of(PRODUCTS)
+    products = torch.stack([PRODUCTS[0], 1 - PRODUCTS[0], PRODUCTS[1], 1 - PRODUCTS[1]])
+    check = checks_of(products)
     check.agree[2] = False
-    axes = figures.depths(PICTURE, PRODUCTS, check).axes
+    axes = figures.depths(PICTURE, products, check).axes
     for k, (above, below_) in enumerate(zip(axes[:4], axes[4:8], strict=True)):
-        assert np.allclose(shown(above), PRODUCTS[k])
-        assert below_.get_xlabel().startswith(f"{(PRODUCTS[k] > 0.5).sum()} kept\nKL {check.kl[k]:.2f}")
+        assert np.allclose(shown(above), products[k])
+        assert below_.get_xlabel().startswith(f"{(products[k] > 0.5).sum()} kept\nKL {check.kl[k]:.2f}")
         assert ("≠" in below_.get_xlabel()) == (k == 2)
-    assert outline(axes[4])
+    assert outline(axes[4]) and axes[-1].get_ylabel() == "product of gates"
+    assert figures.depths(PICTURE, products, check, cmap="gray").axes[0].images[-1].get_cmap().name == "gray"
+
+
+def test_depths_that_keep_the_same_patches_share_one_panel():
+    products = torch.stack([PRODUCTS[0], 0.9 * (PRODUCTS[0] > 0.5), 1 - PRODUCTS[0], 1 - PRODUCTS[0]])
+    axes = figures.depths(PICTURE, products, checks_of(products)).axes
+    assert [ax.get_title() for ax in axes[:4]] == ["k = 0 … 1", "k = 2 … 3", "", ""]
+    assert np.allclose(shown(axes[0]), products[1]) and np.allclose(shown(axes[1]), products[3])
+
+
+def test_masks_for_classes_stand_in_pairs_with_the_probability_of_the_class():
+    axes = FIGURES["for_classes"]().axes
+    before, after = RESULT.logits.softmax(-1), CHECK.logits.softmax(-1)
+    for i, target in enumerate((0, 1, 3, 2)):
+        soft, hard = axes[2 * i : 2 * i + 2]
+        assert np.allclose(shown(soft), RESULT.mask[i]) and outline(hard)
+        assert soft.get_title() == f"for “{NAMES[target]}”" and hard.get_title() == f"{RESULT.keep[i].sum()} of 16 kept"
+        assert hard.get_xlabel() == f"p({NAMES[target]}): {before[i, target]:.2f} → {after[i, target]:.2f}"
 
 
 def test_seed_masks_draw_each_mask_in_its_place():
@@ -269,6 +290,17 @@ def test_board_says_what_the_position_is():
     p = torch.stack([place().before, place().after]).softmax(-1)
     assert np.allclose([bar.get_width() for bar in right.patches], [p[0, 3], p[0, 0], p[1, 3], p[1, 0]])
     assert "cat" in plots.alt_text(figure) and "airplane" in plots.alt_text(figure)
+
+
+def test_boards_of_one_image_have_the_same_bars_and_always_the_present_answer():
+    def labels(position, most=2):
+        return [t.get_text() for t in figures.board(PICTURE, position, NAMES, most=most).axes[1].get_yticklabels()]
+
+    likeliest = [NAMES[i] for i in place().before.argsort(descending=True)[:3]]
+    kept, lost = place(), place()
+    kept.after, lost.after = kept.before, -kept.before
+    assert labels(kept, 3) == likeliest
+    assert labels(lost, 3) == [*likeliest[:2], NAMES[int(lost.after.argmax())]]
 
 
 def test_race_draws_the_path_against_patches_kept():

@@ -6,7 +6,6 @@ import sys
 import IPython.display
 import numpy as np
 import pytest
-import torch
 from test_game import CELLS, EXPLAINER, IMAGES
 
 from diffmask_lite import plots
@@ -71,18 +70,6 @@ def test_missing_ipywidgets_is_said_in_one_sentence(monkeypatch):
     monkeypatch.delitem(sys.modules, widgets.__name__)
     with pytest.raises(ImportError, match=r'^The sliders need ipywidgets.*pip install "diffmask_lite\[lab\]"$'):
         importlib.import_module(widgets.__name__)
-
-
-def test_the_browser_shows_the_mask_that_its_controls_ask_for():
-    result, asked = EXPLAINER.explain(IMAGES), []
-    box = widgets.browse(plots.displayable(IMAGES), result, lambda i, keep: asked.append((i, keep)) or "words", list("abc"))
-    image, layer, limit, shown = box.children
-    assert layer.value == layer.max == result.layers.shape[1] - 1
-    assert asked[-1][0] == 0 and torch.equal(asked[-1][1], result.mask[:1] > 0.5)
-    first = bytes(shown.value)
-    image.value, layer.value, limit.value = 2, 0, 0.2
-    assert asked[-1][0] == 2 and torch.equal(asked[-1][1], result.layers[2, :1] > 0.2)
-    assert bytes(shown.value) != first and bytes(shown.value).startswith(b"\x89PNG") and "words" in shown.tooltip
 
 
 # ---- The game ----

@@ -30,32 +30,6 @@ def check_agreement(agreement: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 
 @checker
-def check_blend(blend: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Check `blend(picture, mask)`: picture (H, W, 3), mask (h, w) → mask · picture + (1 − mask) · grey, patch by patch."""
-    picture = torch.rand(4, 6, 3, generator=torch.Generator().manual_seed(0))
-    masks = {
-        "a mask of ones, which changes nothing": torch.ones(2, 3),
-        "a mask of zeros, which leaves grey": torch.zeros(2, 3),
-        "a mask of ¼ everywhere (is it stretched to its own range?)": torch.full((2, 3), 0.25),
-        "patches of 2 × 2 pixels, each with one value of its own": torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.25, 0.0]]),
-    }
-    for name, mask in masks.items():
-        found = blend(picture, mask)
-        if not isinstance(found, Tensor) or found.shape != picture.shape or found.dtype == torch.bool:
-            expect(found, picture, f"for {name},")
-        for y, x in ((y, x) for y in range(2) for x in range(3)):
-            patch = slice(2 * y, 2 * y + 2), slice(2 * x, 2 * x + 2)
-            z, got = mask[y, x], found[patch]
-            wanted = z * picture[patch] + (1 - z) * 0.5
-            if not torch.allclose(got.double(), wanted.double(), atol=1e-5):
-                raise Wrong(
-                    f"for {name}: the patch in row {y + 1}, column {x + 1}, whose mask is {z:.2f}, should have values from "
-                    f"{wanted.min():.2f} to {wanted.max():.2f}, but has {got.min():.2f} to {got.max():.2f}, and one is off by "
-                    f"{(got - wanted).abs().max():.2f}"
-                )
-
-
-@checker
 def check_grow(grow: Callable[[Callable[[Tensor], Tensor], int, int], Tensor]) -> None:
     """Check `grow(cost, n, m)`: from no patch, add the one that makes `cost` smallest until m of n are kept → bool (n,)."""
     worth = torch.tensor([0.0, 3.0, 1.0, 2.0, 0.5])
@@ -83,3 +57,40 @@ def check_grow(grow: Callable[[Callable[[Tensor], Tensor], int, int], Tensor]) -
         raise Wrong(f"for m = 2, `cost` was called {len(calls)} times: call it once a round, with all trials as one batch")
     expect(grow(alone, 5, 5), torch.ones(5).bool(), "for m = 5 of 5")
     expect(grow(pair, 5, 2), torch.tensor([0, 1, 0, 0, 1]).bool(), "where patch 4 is worth more once patch 1 is kept")
+
+
+@checker
+def check_shuffle(shuffle: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+    """Check `shuffle(images, order, size)`: images (B, C, H, W), order (N,) → patch n of the result is patch order[n]."""
+    for (h, w), size, channels in (((2, 2), 2, 1), ((2, 3), 2, 3)):
+        images = torch.arange(2.0 * channels * h * w * size**2).view(2, channels, h * size, w * size)
+        order = torch.arange(h * w).roll(-1)  # 1, 2, …, 0: not its own inverse
+        places = [(slice(i * size, (i + 1) * size), slice(j * size, (j + 1) * size)) for i in range(h) for j in range(w)]
+        given = images.clone()
+        found, where = shuffle(given, order, size), f"for a {h} × {w} grid of patches of {size} × {size} pixels"
+        if not torch.equal(given, images):
+            raise Wrong("it changed `images` itself; make a new tensor")
+        wanted = _moved(images, order, places)
+        if isinstance(found, Tensor) and found.shape == wanted.shape and not torch.equal(found, wanted):
+            raise Wrong(f"{where} {_shuffled_wrong(found, images, order, places)}")
+        expect(found, wanted, where)
+
+
+def _moved(images: Tensor, order: Tensor, places: list[tuple[slice, slice]]) -> Tensor:
+    out = images.clone()
+    for place, source in enumerate(order.tolist()):
+        out[:, :, *places[place]] = images[:, :, *places[source]]
+    return out
+
+
+def _shuffled_wrong(found: Tensor, images: Tensor, order: Tensor, places: list[tuple[slice, slice]]) -> str:
+    if torch.equal(found, images):
+        return "the image is as before"
+    if torch.equal(found, _moved(images, order.argsort(), places)):
+        return "patch n went to place order[n]; patch order[n] should come to place n"
+    if not torch.equal(found.flatten(1).sort(1).values, images.flatten(1).sort(1).values):
+        return "other pixels come out than went in, or they went into another image"
+    known = {tuple(images[0, 0, *place].flatten().tolist()) for place in places}
+    if any(tuple(found[0, 0, *place].flatten().tolist()) not in known for place in places):
+        return "the patches are torn apart: cut the image so that the pixels of one patch stay together"
+    return "whole patches come out, but in another order: they count row by row"

@@ -1,6 +1,6 @@
 """Figures of single lessons, drawn as `diffmask_lite.plots` draws: data in, `matplotlib` figure out."""
 
-from .drawing import depths, seed_masks, smoothed, ways_to_draw
+from .drawing import depths, for_classes, seed_masks, smoothed, ways_to_draw
 from .evaluation import against_luck, forgetting, removal_steps
 from .game import board, race
 from .gates import gate_distribution, gate_distributions, gate_noise, gate_paths, gate_stages, line_panels
@@ -10,8 +10,8 @@ from .pipeline import pipeline
 from .training import descent, masks_by_step, runs, trade_off
 
 __all__ = [
-    "additions", "against_luck", "attention_heads", "board", "depths", "descent", "forgetting", "gate_distribution",
-    "gate_distributions", "gate_noise", "gate_paths", "gate_stages", "harden", "line_panels", "lines", "masks_by_step",
-    "patch_sequence", "pipeline", "position_similarity", "race", "removal_steps", "removals", "runs", "seed_masks",
-    "smoothed", "soft_to_hard", "soft_to_hard_strip", "trade_off", "ways_to_draw",
+    "additions", "against_luck", "attention_heads", "board", "depths", "descent", "for_classes", "forgetting",
+    "gate_distribution", "gate_distributions", "gate_noise", "gate_paths", "gate_stages", "harden", "line_panels", "lines",
+    "masks_by_step", "patch_sequence", "pipeline", "position_similarity", "race", "removal_steps", "removals", "runs",
+    "seed_masks", "smoothed", "soft_to_hard", "soft_to_hard_strip", "trade_off", "ways_to_draw",
 ]  # fmt: skip

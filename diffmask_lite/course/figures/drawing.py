@@ -1,17 +1,18 @@
-"""Honest and dishonest ways to draw a mask, masks by depth, and masks by seed.
+"""Honest and dishonest ways to draw a mask, masks for classes, masks by depth, and masks by seed.
 
 Shapes: picture (H, W, 3) in [0, 1], mask (h, w) in [0, 1] on the ViT's patch grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from ...plots.canvas import (
+    MAP,
     WIDTH,
     Drawing,
     as_array,
@@ -22,6 +23,8 @@ from ...plots.canvas import (
     in_house_style,
     new_figure,
     overlay,
+    short,
+    softmax,
     wrap,
 )
 
@@ -73,26 +76,59 @@ def ways_to_draw(picture: Any, masks: Mapping[str, Any]) -> Drawing:
 
 
 @in_house_style
-def depths(picture: Any, products: Any, checks: Any) -> Drawing:
+def for_classes(picture: Any, result: Any, check: Any, targets: Sequence[int], names: Sequence[str]) -> Drawing:
+    """Draw masks of one picture for several classes: soft and hard beside each other, with p(class) before and after.
+
+    targets: the class of each mask; names: a word for each class. `result` and `check` are what `explain(images, target)` and
+    `verify(images, result.keep)` returned of that image, once for each class.
+    """
+    picture, mask, keep = as_picture(picture), as_array(result.mask), as_array(result.keep)
+    if not np.allclose(as_array(check.kept), keep.mean((1, 2)), atol=1e-4):
+        raise ValueError("The check is of other masks; pass explainer.verify(images, result.keep).")
+    before, after = softmax(result.logits), softmax(check.logits)
+    across, rows = min(len(targets), 2), -(-len(targets) // 2)  # two classes a row
+    side = (WIDTH - 1.1) / (2 * across)
+    figure, axes = new_figure((side * picture.shape[0] / picture.shape[1] + 0.75) * rows, rows, 2 * across)
+    panels = axes.reshape(-1, 2)
+    for ax in axes.flat:
+        bare(ax)
+    words = []
+    for i, target in enumerate(targets):
+        left, right = panels[i]
+        name, p, q = short(names[target]), before[i, target], after[i, target]
+        image = overlay(left, picture, mask[i], heat=True)
+        overlay(right, picture, keep[i])
+        left.set_title(f"for “{name}”")
+        right.set_title(f"{keep[i].sum()} of {keep[i].size} kept")
+        right.set_xlabel(f"p({name}): {p:.2f} → {q:.2f}", fontsize=11)
+        words.append(f"for {name} {keep[i].sum()} patches, p from {p:.2f} to {q:.2f}")
+    colourbar(figure, image, axes)
+    return described(figure, f"Masks of one image for {len(targets)} classes: {'; '.join(words)}.")
+
+
+@in_house_style
+def depths(picture: Any, products: Any, checks: Any, cmap: str = MAP) -> Drawing:
     """Draw the product of gates h_0 … h_k for each depth k, the patches it keeps below, and how the ViT takes it.
 
-    products: (S, h, w), one a depth; checks: what `verify` returned of `products > 0.5`.
+    products: (S, h, w), one a depth; checks: what `verify` returned of `products > 0.5`. Depths in a row that keep the same
+    patches share one panel, of the last of them. cmap: as for `plots.layers`.
     """
     picture, products, kl = as_picture(picture), as_array(products), as_array(checks.kl)
     keeps = products > 0.5
     if not np.allclose(as_array(checks.kept), keeps.mean((1, 2)), atol=1e-4):
         raise ValueError("The checks are of other masks; pass explainer.verify(images, products > 0.5).")
-    side = (WIDTH - 1.1) / len(products) * picture.shape[0] / picture.shape[1]
-    figure, axes = new_figure(2 * side + 1.0, 2, len(products))
+    ends = [k for k in range(len(keeps)) if k + 1 == len(keeps) or (keeps[k] != keeps[k + 1]).any()]
+    side = min((WIDTH - 1.1) / len(ends), 1.5) * picture.shape[0] / picture.shape[1]
+    figure, axes = new_figure(2 * side + 1.0, 2, len(ends), width=min(WIDTH, 2 * len(ends) + 1.1))
     edge = min(0.5, 2 / keeps.shape[1])
     words = []
-    for k, (above, below) in enumerate(axes.T):
-        image = overlay(above, picture, products[k], heat=True, edge=edge)
+    for start, k, (above, below) in zip([0, *(end + 1 for end in ends)], ends, axes.T, strict=False):
+        image = overlay(above, picture, products[k], heat=True, edge=edge, cmap=cmap)
         overlay(below, picture, keeps[k], edge=edge)
-        above.set_title(f"k = {k}")
+        above.set_title(f"k = {k}" if start == k else f"k = {start} … {k}")
         below.set_xlabel(f"{keeps[k].sum()} kept\nKL {kl[k]:.2f}" + ("" if checks.agree[k] else "\n≠"), fontsize=11)
-        words.append(f"k = {k}: {keeps[k].sum()} of {keeps[k].size} kept, KL {kl[k]:.2f} nats")
-    colourbar(figure, image, axes)
+        words.append(f"{above.get_title()}: {keeps[k].sum()} of {keeps[k].size} kept, KL {kl[k]:.2f} nats")
+    colourbar(figure, image, axes, "product of gates")
     return described(figure, f"The product of gates up to depth k, and the patches it keeps: {'; '.join(words)}.")
 
 
@@ -100,7 +136,7 @@ def depths(picture: Any, products: Any, checks: Any) -> Drawing:
 def seed_masks(pictures: Any, masks: Mapping[str, Any]) -> Drawing:
     """Draw pictures and, under them, the soft masks (B, h, w) of several explainers, one row each; kept: above ½."""
     across = len(pictures)
-    side = min((WIDTH - 1.6) / across, 1.2)
+    side = min((WIDTH - 1.6) / across, 1.3)
     tall = side * as_picture(pictures[0]).shape[0] / as_picture(pictures[0]).shape[1]
     figure, axes = new_figure((tall + 0.28) * (len(masks) + 1), len(masks) + 1, across, width=side * across + 1.6)
     for ax, picture in zip(axes[0], pictures, strict=True):

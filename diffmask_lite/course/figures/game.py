@@ -32,6 +32,8 @@ from ...plots.canvas import (
 def board(picture: Any, position: Any, names: Sequence[str], words: str = "", most: int = 5) -> Drawing:
     """Draw a position of the game: the patches that are on, and the ViT's likeliest classes before and after.
 
+    All boards of one image have the same classes in the same order.
+
     position: a `game.Position`, or anything with its `keep`, `before`, `after`, `kl` and `rival`.
     """
     picture, keep = as_picture(picture), as_array(position.keep)
@@ -44,7 +46,7 @@ def board(picture: Any, position: Any, names: Sequence[str], words: str = "", mo
     left.set(xticks=(np.arange(w) + 0.5) * width / w, xticklabels=np.arange(w) + 1, xlabel="column")
     left.set(yticks=(np.arange(h) + 0.5) * height / h, yticklabels=np.arange(h) + 1, ylabel="row")
     left.tick_params(length=0, labelsize=11)
-    answers(right, pair, names, most)
+    answers(right, pair, names, most, steady=True)
     right.set(xlabel="probability", title=f"KL {position.kl:.2f} nats")
     if words:
         figure.suptitle(wrap(words, WIDTH), fontsize=14)

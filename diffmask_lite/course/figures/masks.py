@@ -78,7 +78,7 @@ def soft_to_hard_strip(picture: Any, mask: Any, settings: Any = (0, 0.25, 0.5, 0
         above.set_title(f"{hardness if name == 'hardness' else limit:g}")
         words.append(f"{hardened.mean():.2f} at {above.get_title()}")
     axes[0, 0].set_title(f"{name} {axes[0, 0].get_title()}")
-    colourbar(figure, image, axes)
+    colourbar(figure, image, axes, "mask" if name == "hardness" else "hard mask")
     return described(figure, f"The mean of the mask by {name}: {', '.join(words)}.")
 
 
