@@ -1,13 +1,18 @@
 """The data sets are what they say: the colour grid's truth, CIFAR-10 from either source, and pictures from a folder."""
 
 import ast
+import os
 import re
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 import timm
 import torch
 from PIL import Image
@@ -117,6 +122,9 @@ def test_cifar10_from_a_folder(cifar_folder, split, monkeypatch):
         np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
         assert type(label) is int and label == i // 2 == data.labels[i]
     monkeypatch.setenv("DIFFMASK_DATA", str(root))
+    for beside in (".ipynb_checkpoints", "cat/.ipynb_checkpoints"):
+        (root / "cifar10" / split / beside).mkdir()
+    (root / "cifar10" / split / "cat" / "._0.png").write_bytes(b"of macOS")
     assert torch.equal(CIFAR10(split).images, data.images)
 
 
@@ -135,11 +143,29 @@ def test_cifar10_through_torchvision(tmp_path, monkeypatch):
         asked.append((root, train, download))
         return SimpleNamespace(data=pixels, targets=[9, 0, 4])
 
-    monkeypatch.setattr(datasets.tv, "CIFAR10", fake)
+    monkeypatch.setattr(datasets.tasks.tv, "CIFAR10", fake)
     data = CIFAR10("test", tmp_path, download=True)
     assert asked == [(tmp_path, False, True)]
     assert data.source == "original" and data.labels.tolist() == [9, 0, 4]
     assert np.array_equal(data.images.permute(0, 2, 3, 1).numpy(), pixels)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (URLError(TimeoutError("timed out")), "timed out"),
+        (RuntimeError("File not found or corrupted."), "File not found or corrupted"),
+    ],
+)
+def test_a_download_says_why_it_failed(tmp_path, monkeypatch, error, why):
+    def fails(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(datasets.tasks.tv, "CIFAR10", fails)
+    with pytest.raises(OSError, match="could not be downloaded") as caught:
+        CIFAR10("train", tmp_path, download=True)
+    assert why in assert_one_sentence(caught.value)
 
 
 def empty(folder):
@@ -157,7 +183,7 @@ CLASSES = "train must hold one folder for each of airplane, automobile"
         (empty, CLASSES),
         (lambda folder: empty(folder / "dog"), CLASSES),
         (lambda folder: empty(folder) or [path.rmdir() for path in folder.iterdir()], CLASSES),
-        (lambda folder: Image.new("RGB", (31, 32)).save(folder / "cat" / "0.png"), "0.png is 31 × 32"),
+        (lambda folder: Image.new("RGB", (31, 32)).save(folder / "cat" / "0.png"), "0.png is 32 × 31 × 3"),
     ],
     ids=["another class", "no picture", "an empty class", "no class", "another size"],
 )
@@ -205,6 +231,104 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
         assert np.array_equal(pixels[..., 0], np.rint(levels / 257)) and pixels.max() == 255
 
 
+@pytest.mark.parametrize(("most", "white"), [(200, 255), (1000, 1023), (4000, 4095), (9000, 16383)])
+def test_fewer_bits_in_sixteen_are_no_black_picture(tmp_path, most, white):
+    levels = np.linspace(0, most, 4096).astype(np.uint16).reshape(64, 64)
+    for ending in ("png", "tif"):
+        Image.fromarray(levels).save(tmp_path / f"radiograph.{ending}")
+        with pytest.warns(UserWarning, match=f"no number above {white}, so"):
+            pixels = np.asarray(load_image(tmp_path / f"radiograph.{ending}"))
+        assert np.array_equal(pixels[..., 0], np.rint(levels * (255 / white)))
+    deep_png(tmp_path / "colours.png", 50_000)
+    assert (np.asarray(load_image(tmp_path / "colours.png")) == 50_000 // 256).all()
+
+
+def vit_of(channels, **cfg):
+    options = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 2}
+    return timm.create_model("vit_tiny_patch16_224", **options, in_chans=channels, pretrained_cfg_overlay=cfg)
+
+
+BANDS = np.random.default_rng(0).integers(0, 9000, (13, 32, 32)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("ending", ["npy", "tif"])
+@pytest.mark.parametrize("last", [True, False], ids=["H W C", "C H W"])
+def test_bands_go_through_as_they_are(tmp_path, ending, last):
+    """A mean and a standard deviation for each band, in the unit of the file."""
+    mean, std = tuple(1000.0 + 100 * band for band in range(13)), tuple(500.0 + 10 * band for band in range(13))
+    stored = np.moveaxis(BANDS, 0, 2) if last else BANDS
+    (np.save if ending == "npy" else tifffile.imwrite)(tmp_path / f"field.{ending}", stored)
+    transform = preprocess(vit_of(13, mean=mean, std=std, crop_pct=1.0))
+    ((image, _),) = ImageFolder(tmp_path, transform)
+    wanted = (BANDS - np.reshape(mean, (13, 1, 1))) / np.reshape(std, (13, 1, 1))
+    np.testing.assert_allclose(image, wanted, atol=1e-4)
+
+
+def test_one_channel_is_luminance_or_the_numbers_of_the_file(tmp_path):
+    transform = preprocess(vit_of(1, mean=(0.2, 0.4, 0.6), std=(0.5, 0.5, 0.5), crop_pct=1.0))
+    level = lambda pixels: (pixels / 255 - 0.4) / 0.5  # noqa: E731
+    colours = CAT.resize((32, 32))
+    np.testing.assert_allclose(transform(colours)[0], level(np.asarray(colours.convert("L"))), atol=1e-5)
+    grey, fine = np.asarray(colours.convert("L")), np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    np.testing.assert_allclose(transform(grey)[0], level(grey), atol=1e-5)
+    Image.fromarray(fine).save(tmp_path / "fine.tif")
+    np.testing.assert_allclose(transform(load_image(tmp_path / "fine.tif", 1))[0], level(255 * fine), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "picture", "words"),
+    [
+        (13, CAT, "Three colours are not the 13 bands"),
+        (3, np.zeros((40, 40), np.float32), "which takes 3 channels"),
+        (3, np.zeros((3, 40, 3)), r"must be \(H, W, 3\) or \(3, H, W\)"),  # either could be the bands
+        (13, np.full((13, 40, 40), np.nan), "NaN or infinite"),
+        (1, np.full((40, 40), "a"), "is no picture for this ViT"),
+    ],
+)
+def test_what_has_not_the_vits_channels_is_refused(channels, picture, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        preprocess(vit_of(channels, mean=(0.5,) * 3, std=(0.5,) * 3))(picture)
+    assert_one_sentence(caught.value)
+
+
+def test_a_normalisation_of_other_bands_is_refused():
+    with pytest.raises(ValueError, match="13 channels, but its normalisation is of 3") as caught:
+        preprocess(vit_of(13, mean=(0.1, 0.2, 0.3)))
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("size", [(120, 80), (80, 120), (97, 61), (64, 64)])
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("family", ["vit", "not_square"])
+def test_the_box_is_what_the_vit_sees(family, fit, size):
+    """A white mark on black in the photograph; where the ViT gets it, and where the box says that it is."""
+    vit, (width, height) = shared(family), size
+    transform = preprocess(vit, fit=fit)
+    tall, wide = anatomy(vit).size
+    left, top, right, bottom = transform.box(size)
+    photo = np.zeros((height, width, 3), np.uint8)
+    x, y, side = width // 2 + 5, height // 2 - 9, 6  # a square that no fit cuts off
+    photo[y : y + side, x : x + side] = 255
+    image = transform(photo) - transform(np.zeros_like(photo))
+    weight = (image[0] / image.max()).clamp(min=0)
+    row, column = ((weight.sum(axis) * (torch.arange(n) + 0.5)).sum() / weight.sum() for axis, n in ((1, tall), (0, wide)))
+    assert row.item() == pytest.approx((y + side / 2 - top) * tall / (bottom - top), abs=0.1)
+    assert column.item() == pytest.approx((x + side / 2 - left) * wide / (right - left), abs=0.1)
+    if fit == "crop":
+        assert left >= 0 and top >= 0 and right <= width + 1e-6 and bottom <= height + 1e-6
+    else:
+        assert left <= 0 and top <= 0 and right >= width - 1e-6 and bottom >= height - 1e-6
+    if fit == "pad":  # as wide as high in the photograph's pixels, and what lies outside of it has the mean colour
+        assert (right - left) / wide == pytest.approx((bottom - top) / tall, rel=0.03)
+        rows = (torch.arange(tall) + 0.5) * (bottom - top) / tall + top
+        columns = (torch.arange(wide) + 0.5) * (right - left) / wide + left
+        outside = ((rows < 0) | (rows > height))[:, None] | ((columns < 0) | (columns > width))[None]
+        full = transform(np.full_like(photo, 255))
+        assert (full[:, outside] == 0).all() and (full[:, ~outside] > 0.5).all()
+    if fit == "squash":
+        assert (left, top, right, bottom) == (0, 0, width, height)
+
+
 def test_pictures_are_turned_upright(tmp_path):
     """Orientation 6 says: turn by 90° clockwise to see it. So the stored pixels are turned the other way."""
     exif = Image.Exif()
@@ -218,8 +342,12 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
-def floats(path):
-    Image.fromarray(np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)).save(path, format="TIFF")
+def deep_png(path, level):
+    """Colours of 16 bits, all of one level, which Pillow reads but does not write."""
+    row = b"\0" + np.full((2, 3), level, ">u2").tobytes()
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(2 * row)), (b"IEND", b"")
+    data = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(data))
 
 
 @pytest.mark.parametrize(
@@ -229,9 +357,12 @@ def floats(path):
         (lambda path: path.write_text("not a picture"), "no kind of picture"),
         (Path.touch, "no kind of picture"),
         (lambda path: None, "No such file"),
-        (floats, "has no white"),
+        (os.mkfifo, "not a file of bytes"),
+        (lambda path: deep_png(path, 4095), "14 or fewer, which Pillow cuts off"),
+        (lambda path: tifffile.imwrite(path, np.ones((3, 9, 9), np.uint16), photometric="rgb"), "a plane of 16 bits"),
+        (lambda path: tifffile.imwrite(path, np.ones((13, 9, 9), np.uint16)), "13 pages or bands"),
     ],
-    ids=["truncated", "text", "empty", "missing", "floats"],
+    ids=["truncated", "text", "empty", "missing", "pipe", "colours of 12 bits", "planes", "bands"],
 )
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, spoil, why):
     path = tmp_path / "broken.png"
@@ -256,6 +387,31 @@ def test_a_folder_of_pictures(tmp_path):
     data = ImageFolder(tmp_path, lambda picture: round(picture.getpixel((4, 4))[0], -1))
     assert [path.name for path in data.paths] == ["y.jpg", "x.PNG", "z.webp"]
     assert len(data) == 3 and [data[i] for i in range(3)] == [(20, "deep"), (10, "b"), (30, tmp_path.name)]
+
+
+def test_folders_are_read_through_links_once_and_without_what_systems_put_there(tmp_path):
+    pictures = tmp_path / "pictures"
+    for name in ("b/x.png", "b/._x.png", ".ipynb_checkpoints/x.png", "b/.hidden/x.png", "../elsewhere/y.png"):
+        path = pictures / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    os.mkfifo(pictures / "pipe.png")
+    (pictures / "a").symlink_to(pictures / "b")  # the same pictures again, before the folder itself
+    (pictures / "b" / "up").symlink_to(pictures)  # a loop
+    (pictures / "z").symlink_to(tmp_path / "elsewhere")
+    assert [path.relative_to(pictures).as_posix() for path in datasets.find_images(pictures)] == ["b/x.png", "z/y.png"]
+
+
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
+    for name in "abc":
+        CAT.save(tmp_path / f"{name}.png")
+    truncated(tmp_path / "b.png")
+    np.save(tmp_path / "d.npy", np.zeros((13, 9, 9)))
+    data = ImageFolder(tmp_path, preprocess(shared("vit")))
+    short, bands = data.leave_out_broken()
+    assert str(tmp_path / "b.png") in short and "truncated" in short
+    assert str(tmp_path / "d.npy") in bands and "takes 3 channels" in bands
+    assert [path.name for path in data.paths] == ["a.png", "c.png"] and data.leave_out_broken() == []
 
 
 @pytest.mark.parametrize("family", ["vit", "siglip", "clip", "not_square", "dinov2_registers", "dynamic_size"])

@@ -1,27 +1,19 @@
-"""The images of the course: a generated colour grid, CIFAR-10, folders of your own pictures, and one photograph of a cat.
-
-Every data set is map-style and yields normalised images first: `(image, label, …)`.
-"""
+"""The data sets of the course: a generated colour grid, whose truth is known, and CIFAR-10; and where data sets lie."""
 
 from __future__ import annotations
 
 import os
-import stat
-import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import timm.data
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets as tv
 
-from .vit import anatomy, pixel_range
-from .vit.inputs import reason
-from .vit.randomness import stream
+from ..vit.inputs import reason
+from ..vit.randomness import stream
+from .pictures import find_images, load_image
 
 # Okabe–Ito colours, told apart by nearly everyone; blue is counted, grey is neutral: exactly 0 after normalisation.
 PALETTE = {
@@ -34,7 +26,6 @@ PALETTE = {
     "yellow": (0.94, 0.89, 0.26),
 }
 GREY, COUNTED = 0, 1
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class ColourGrid(Dataset):
@@ -115,19 +106,18 @@ class CIFAR10(Dataset):
         folder = root / "cifar10" / split
         if folder.is_dir():
             self.source = "folder"
-            try:
-                found = tv.ImageFolder(folder)
-            except FileNotFoundError:  # no class folder, or one without a picture
-                found = None
-            if found is None or tuple(found.classes) != self.classes:
+            found = {part.name: find_images(part) for part in folder.iterdir() if part.is_dir() and part.name[0] != "."}
+            if tuple(sorted(found)) != self.classes or not all(found.values()):
                 raise ValueError(f"{folder} must hold one folder for each of {', '.join(self.classes)}, none of them empty.")
-            pixels = np.stack([_cifar_pixels(path) for path, _ in found.samples])
-            labels = found.targets
+            pixels = np.stack([_cifar_pixels(path) for name in self.classes for path in found[name]])
+            labels = [label for label, name in enumerate(self.classes) for _ in found[name]]
         else:
             self.source = "original"
             try:
                 data = tv.CIFAR10(root, train=split == "train", download=download)
             except (RuntimeError, OSError) as error:
+                if download:
+                    raise OSError(f"CIFAR-10 could not be downloaded to {root} ({reason(error)}); try again.") from error
                 raise FileNotFoundError(
                     f"CIFAR-10 is not under {root}; with a network, this gets it: "
                     f'python -c "from diffmask_lite.datasets import CIFAR10; CIFAR10(download=True, root={str(root)!r})"'
@@ -149,81 +139,12 @@ class CIFAR10(Dataset):
         return (pixels.float() / 255 - mean) / std
 
 
-def _cifar_pixels(path: str) -> np.ndarray:
-    image = load_image(path)
-    if image.size != (32, 32):
-        raise ValueError(f"{path} is {image.width} × {image.height}, but CIFAR-10's pictures are 32 × 32.")
-    return np.asarray(image)
-
-
-def preprocess(model: nn.Module, finer: int = 1) -> Callable[[Image.Image], Tensor]:
-    """Return the transform that a timm ViT expects: resize, crop, normalise; PIL image -> float (C, H, W).
-
-    finer: the same part of the picture on so many times as many pixels along each side, to look at; not for the ViT.
-    """
-    pixel_range(model)  # refuses a ViT that does not say how its pixels are normalised; timm would guess
-    shape = anatomy(model)  # not pretrained_cfg alone, which create_model(img_size=…) leaves at the weights' training size
-    size = {"input_size": (shape.channels, *(finer * side for side in shape.size))}
-    return timm.data.create_transform(**timm.data.resolve_data_config(size, model=model), is_training=False)
-
-
-def load_image(path: str | os.PathLike) -> Image.Image:
-    """Open a picture as upright RGB of 8 bits a channel; transparency is dropped.
-
-    Raises `ValueError` naming the file if it cannot be read, is so large that decoding it could exhaust memory (Pillow's
-    limit), or holds pixels whose white is unknown.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken EXIF, or transparency in a palette: the pixels are whole all the same
-            with Image.open(path) as image:
-                return _eight_bits(ImageOps.exif_transpose(image), image.format).convert("RGB")
-    except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to: SyntaxError, struct.error, …
-        why = "its bytes are no kind of picture known here" if isinstance(error, UnidentifiedImageError) else reason(error)
-        raise ValueError(f"{path} cannot be read as an image ({why}).") from error
-
-
-def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
-    """Scale grey of 16 bits to 8, which Pillow's `convert` would cut off at 255 instead: nearly every pixel would be white."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of kind {image.mode}, which has no white; save it with 8 bits a channel")
-    return image
-
-
-def find_images(folder: str | os.PathLike, failed: Callable[[OSError], None] | None = None) -> list[Path]:
-    """Return the path of every picture under a folder, at any depth, in order; which file is one, its ending says.
-
-    failed: called with the error of each folder or file that cannot be looked at; by default such a one is passed over.
-    """
-
-    def regular(path: Path) -> bool:  # a pipe would block whoever opens it
-        try:
-            return stat.S_ISREG(path.stat().st_mode)
-        except OSError as error:
-            if failed is not None:
-                failed(error)
-            return False
-
-    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=failed) for name in names)
-    return sorted(path for path in found if path.suffix.lower() in IMAGE_ENDINGS and regular(path))
-
-
-class ImageFolder(Dataset):
-    """Every picture under a folder, at any depth, as `transform` makes it. Yields `(image, name of its folder)`."""
-
-    def __init__(self, folder: str | os.PathLike, transform: Callable[[Image.Image], Tensor]):
-        self.paths: Sequence[Path] = find_images(folder)
-        if not self.paths:
-            raise FileNotFoundError(f"There is no picture ({', '.join(IMAGE_ENDINGS)}) under {folder}.")
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, str]:
-        return self.transform(load_image(self.paths[i])), self.paths[i].parent.name
+def _cifar_pixels(path: Path) -> np.ndarray:
+    pixels = np.asarray(load_image(path))
+    if pixels.shape != (32, 32, 3):
+        size = " × ".join(map(str, pixels.shape))
+        raise ValueError(f"{path} is {size} (height, width, colours), but CIFAR-10's pictures are 32 × 32 × 3.")
+    return pixels
 
 
 def imagenet_folder(root: str | os.PathLike | None = None) -> Path:
@@ -241,10 +162,3 @@ def imagenet_folder(root: str | os.PathLike | None = None) -> Path:
         f"There is no ImageNet under {root}; with a network, this gets Imagenette, a subset of 326 MB: "
         f"python -c \"from torchvision.datasets import Imagenette; Imagenette({str(root)!r}, size='320px', download=True)\""
     )
-
-
-def cat_photograph() -> Image.Image:
-    """Return the face of scikit-image's cat Chelsea (photograph by Stefan van der Walt, CC0), 300 × 300; needs no network."""
-    from skimage.data import chelsea  # not at the top: scikit-image takes half a second to import
-
-    return Image.fromarray(chelsea()).crop((60, 0, 360, 300))
