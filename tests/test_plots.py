@@ -117,19 +117,23 @@ def test_a_notebook_shows_a_figure_once_with_its_alternative_text(registered):
 
 
 def over(picture, mask, **options):
-    return plots.overlay(Figure().subplots(), picture, mask, **options)
+    return plots.draw_mask(Figure().subplots(), picture, mask, **options)
 
 
 SEVERAL = pd.concat([CURVES.assign(removal="drop"), CURVES.assign(removal="mean")])
 OTHER = altered(CHECK, kept=CHECK.kept + 0.1)
 REFUSED = {
     "channels last": (lambda: plots.displayable(torch.zeros(1, 2, 2, 3)), "channels"),
+    "13 bands with 3 means": (lambda: plots.displayable(torch.zeros(1, 13, 2, 2), (0.5,) * 3, (0.5,) * 3), "with 3 and 3"),
     "mask of NaN": (lambda: over(PICTURES[0], np.full((2, 2), np.nan), heat=True), "^A mask"),
     "mask above 1": (lambda: over(PICTURES[0], np.full((2, 2), 1.5)), "^A mask"),
     "batch of masks": (lambda: over(PICTURES[0], RESULT.mask), "^A mask"),
     "batch of pictures": (lambda: over(PICTURES, RESULT.mask[0]), "^A picture"),
     "picture of 0 to 255": (lambda: over(PICTURES[0] * 255, RESULT.mask[0], heat=True), "^A picture"),
     "channels first": (lambda: over(PICTURES[0].permute(2, 0, 1), RESULT.mask[0]), "^A picture"),
+    "smoothed": (lambda: plots.overlay(SEEN, MAPS["random"], (0, 0, 48, 48), interpolation="bilinear"), "nobody measured"),
+    "scores for a mask": (lambda: plots.overlay(SEEN, 3 * MAPS["random"], (0, 0, 48, 48)), r"pass limits=\(0.0, 2.9"),
+    "a crop elsewhere": (lambda: plots.overlay(SEEN, MAPS["random"], (50, 0, 98, 48)), "outside the photograph"),
     "explanations, another mask": (lambda: plots.explanations(PICTURES, RESULT, OTHER, NAMES), "another mask"),
     "gallery, another mask": (lambda: plots.gallery(PICTURES, RESULT, OTHER, NAMES), "another mask"),
     "logits of two images": (lambda: plots.probabilities(torch.zeros(2, 4), torch.zeros(2, 4), NAMES), "one image"),
@@ -158,7 +162,44 @@ def test_displayable_undoes_normalisation():
     assert plots.displayable(torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16)).dtype == np.float32
 
 
+def test_bands_are_shown_from_their_smallest_to_their_largest_number():
+    bands = torch.randint(0, 9000, (2, 13, 4, 6), generator=torch.Generator().manual_seed(0)).double()
+    mean, std = torch.arange(13) * 100.0, torch.arange(1, 14) * 50.0
+    normal = lambda x, m, s: (x - m.view(-1, 1, 1)) / s.view(-1, 1, 1)  # noqa: E731
+    first, low, high = bands[:, :3], *(end(bands[:, :3], (2, 3), keepdim=True) for end in (torch.amin, torch.amax))
+    wanted = ((first - low) / (high - low)).permute(0, 2, 3, 1)
+    assert np.allclose(plots.displayable(normal(bands, mean, std), mean, std), wanted)
+    grey = plots.displayable(normal(bands[:, :1], mean[5:6], std[5:6]), mean[5:6], std[5:6])
+    assert np.allclose(grey, wanted[..., :1].expand(-1, -1, -1, 3))
+
+
 # ---- Masks over pictures ----
+SPANS = {"inside": (2.5, 1, 10.5, 9), "beyond": (-3, -2, 15, 14), "squashed": (0, 0, 12, 10), "narrow": (4, -1, 5.5, 12)}
+
+
+@pytest.mark.parametrize("crop", SPANS.values(), ids=SPANS)
+@pytest.mark.parametrize("limits", [(0, 1), (-2, 2)], ids=["mask", "scores"])
+def test_an_overlay_has_the_photographs_pixels_and_each_has_its_patch(crop, limits):
+    draw = np.random.default_rng(0)
+    photo, (low, high), (left, top, right, bottom) = draw.random((10, 12, 3)), limits, crop
+    values = low + (high - low) * draw.random((3, 4))
+    picture = plots.overlay(photo, values, crop, limits)
+    assert picture.size == (12, 10)
+    pixels, colours = np.asarray(picture) / 255, matplotlib.colormaps["cividis" if low == 0 else "PuOr_r"]
+    for y in range(10):
+        for x in range(12):
+            row, column = (y + 0.5 - top) / (bottom - top) * 3, (x + 0.5 - left) / (right - left) * 4
+            if 0 <= row < 3 and 0 <= column < 4:
+                faint = 0.25 + 0.5 * photo[y, x] @ (0.299, 0.587, 0.114)
+                value = (values[int(row), int(column)] - low) / (high - low)
+                wanted = 0.25 * faint + 0.75 * np.array(colours(value)[:3])
+                assert np.allclose(pixels[y, x], wanted, atol=0.01), (x, y)
+            else:
+                assert np.allclose(pixels[y, x], 0.4 * photo[y, x], atol=0.01) or (pixels[y, x] == 1).all(), (x, y)
+    if crop == SPANS["inside"]:
+        assert (pixels[0, 1:11] == 1).all() and (pixels[1:9, [1, 10]] == 1).all(), "no frame"
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (2, 5), (1, 3)])
 def test_hard_mask_is_grey_exactly_where_a_patch_was_removed(shape):
     pictures, result, _ = data(*shape, images=1)

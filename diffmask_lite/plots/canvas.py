@@ -22,6 +22,8 @@ from numpy import ndarray
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # Okabe–Ito, told apart by nearly everyone
 GREY = 0.5  # what stands where a patch was removed
 MAP = "cividis"  # its lightness rises evenly, so it also works in grey and for colour-blind readers
+SIGNED = "PuOr_r"  # for scores on both sides of 0: orange above, purple below, white between
+HEAT = 0.75  # how much of the colours, and how little of the picture, is seen where they lie over it
 WIDTH = 9.0  # inches; 900 pixels at the style's resolution
 STYLE = {
     "figure.dpi": 100,
@@ -72,22 +74,29 @@ def in_house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
     return styled
 
 
-def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float = 0.5, cmap: str = MAP) -> AxesImage:
+def draw_mask(
+    ax: Axes,
+    picture: Any,
+    mask: Any,
+    heat: bool = False,
+    edge: float = 0.5,
+    cmap: str = MAP,
+    limits: tuple[float, float] = (0, 1),
+) -> AxesImage:
     """Draw a mask (h, w) over a picture on `ax`, with patch edges `edge` points thin; return the image with the mask.
 
     heat=False: mask · picture + (1 − mask) · grey, as gates with a placeholder mix patch embeddings (VISION DIFFMASK, eq. 4).
     heat=True: the mask's colours, of `cmap`, over the picture in faint grey.
     A bool mask also gets an outline, so that a grey patch that was kept differs from one that was removed.
+    limits: the ends of the colours, for scores that are no mask, which need heat; see `score_limits`.
     """
-    picture, mask = as_picture(picture), as_array(mask)
-    if mask.ndim != 2 or not (mask.min() >= 0 and mask.max() <= 1):  # also refuses NaN
-        raise ValueError(f"A mask must be (h, w) with values in [0, 1], but this one has shape {mask.shape}:\n{mask}")
+    picture, mask = as_picture(picture), require_map(mask, limits)
     (height, width), (h, w) = picture.shape[:2], mask.shape
     place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
     if heat:
         faint = GREY + 0.5 * (picture @ (0.299, 0.587, 0.114) - GREY)  # lightness, at half its contrast
         ax.imshow(faint, cmap="gray", vmin=0, vmax=1, **place)
-        image = ax.imshow(mask.astype(float), cmap=cmap, vmin=0, vmax=1, alpha=0.75, **place)
+        image = ax.imshow(mask.astype(float), cmap=cmap, vmin=limits[0], vmax=limits[1], alpha=HEAT, **place)
     else:
         z = mask[np.arange(height) * h // height][:, np.arange(width) * w // width, None].astype(float)  # (H, W, 1)
         image = ax.imshow(z * picture + (1 - z) * GREY, **place)
@@ -98,6 +107,29 @@ def overlay(ax: Axes, picture: Any, mask: Any, heat: bool = False, edge: float =
         outline(ax, mask, (height, width))
     bare(ax)
     return image
+
+
+def require_map(map: Any, limits: tuple[float, float] = (0, 1)) -> ndarray:
+    """Hold a map to (h, w) with values between the limits, and return it as an array."""
+    found, (low, high) = as_array(map), limits
+    if found.ndim != 2 or not (found.min() >= low and found.max() <= high):  # also refuses NaN
+        raise ValueError(
+            f"A mask must be (h, w) with values in [{low:g}, {high:g}], but this one has shape {found.shape} and values from "
+            f"{found.min():g} to {found.max():g}; if these are scores, pass limits={score_limits(found)}."
+        )
+    return found
+
+
+def score_limits(scores: Any) -> tuple[float, float]:
+    """Return the ends of the colours of scores: 0 … m, or −m … m where some are below 0, m the largest that there is."""
+    scores = as_array(scores)
+    most = float(np.abs(scores).max()) or 1.0
+    return (-most if scores.min() < 0 else 0.0), most
+
+
+def colours_of(limits: tuple[float, float]) -> str:
+    """Return matplotlib's name of the colours for values between such limits."""
+    return SIGNED if limits[0] < 0 else MAP
 
 
 def outline(ax: Axes, mask: Any, size: tuple[int, int], thickness: float = 1.2) -> None:
@@ -126,9 +158,11 @@ def described(figure: Drawing, text: str) -> Drawing:
 
 
 def colourbar(figure: Drawing, image: AxesImage, axes: Any, label: str = "soft mask") -> None:
-    """Add the bar that says what a mask's colours mean."""
+    """Add the bar that says what a map's colours mean."""
     figure.set_figheight(max(figure.get_figheight(), 2.2))  # room for the bar's label beside a wide picture
-    bar = figure.colorbar(image, ax=axes, label=label, ticks=[0, 0.5, 1], shrink=0.9, aspect=25)
+    low, high = image.get_clim()
+    ticks = {"ticks": [low, (low + high) / 2, high], "format": None if high == 1 else "%.2g"}
+    bar = figure.colorbar(image, ax=axes, label=label, shrink=0.9, aspect=25, **ticks)
     bar.ax.set_facecolor(str(GREY))  # as behind the mask, on average: the bar's colours are those seen on the picture
 
 

@@ -26,10 +26,10 @@ from .canvas import (
     as_picture,
     colourbar,
     described,
+    draw_mask,
     in_house_style,
     new_figure,
     outline,
-    overlay,
     wrap,
 )
 
@@ -51,7 +51,7 @@ def ranked_maps(picture: Any, maps: Mapping[str, Any], columns: int = 4, outline
         raise ValueError(f'There is no map {sorted(stray)} to outline patches on; the maps are {sorted(maps)}, and "picture".')
     rows, side = -(-(len(maps) + 1) // columns), (WIDTH - 1.2) / columns
     figure, axes = new_figure((side * picture.shape[0] / picture.shape[1] + 0.35) * rows, rows, columns)
-    overlay(axes.flat[0], picture, np.ones(as_array(next(iter(maps.values()))).shape))
+    draw_mask(axes.flat[0], picture, np.ones(as_array(next(iter(maps.values()))).shape))
     axes.flat[0].set_title("picture")
     for ax, name in zip(axes.flat, ("picture", *maps), strict=False):
         if name in outlined:
@@ -60,7 +60,7 @@ def ranked_maps(picture: Any, maps: Mapping[str, Any], columns: int = 4, outline
     for ax, (name, values) in zip(axes.flat[1:], maps.items(), strict=False):
         values = torch.as_tensor(as_array(values)).double()
         ranks = (midranks(values.flatten()) - 1).view(values.shape).numpy() / max(values.numel() - 1, 1)
-        image = overlay(ax, picture, ranks, heat=True)
+        image = draw_mask(ax, picture, ranks, heat=True)
         ax.set_title(wrap(name, side))
         row, column = np.unravel_index(ranks.argmax(), ranks.shape)
         words.append(f"{name} highest in row {row + 1}, column {column + 1}")

@@ -19,8 +19,8 @@ from .canvas import (
     as_picture,
     bare,
     described,
+    draw_mask,
     in_house_style,
-    overlay,
     short,
     softmax,
 )
@@ -55,7 +55,7 @@ def gallery(
         old, new = before[i].argmax(), after[i].argmax()
         left.imshow(as_picture(pictures[i]), interpolation="nearest")
         bare(left)
-        overlay(right, pictures[i], keep[i], edge=0.3)
+        draw_mask(right, pictures[i], keep[i], edge=0.3)
         wrong = truth is not None and old != int(truth[i])
         title = f"{short(names[old])}\n{before[i, old]:.2f}"
         left.set_title((f"is {short(names[int(truth[i])])}\nnot " if wrong else "") + title, fontsize=11)

@@ -20,9 +20,9 @@ from .canvas import (
     bare,
     colourbar,
     described,
+    draw_mask,
     in_house_style,
     new_figure,
-    overlay,
     says,
     short,
     softmax,
@@ -62,8 +62,8 @@ def explanations(
         after_words = says(after[i], names) + ("" if check.agree[i] else ", changed")
         line[0].imshow(as_picture(pictures[i]), interpolation="nearest")
         bare(line[0])
-        image = overlay(line[1], pictures[i], mask[i], heat=True, cmap=cmap)
-        overlay(line[2], pictures[i], keep[i])
+        image = draw_mask(line[1], pictures[i], mask[i], heat=True, cmap=cmap)
+        draw_mask(line[2], pictures[i], keep[i])
         figures = f"KL {kl[i]:.2f} nats, {keep[i].mean():.0%} kept"
         line[0].set_title(wrap(answer, 2.7), color=VERMILION if wrong else "black")
         line[1].set_title(f"soft mask, mean {mask[i].mean():.2f}")
@@ -93,7 +93,7 @@ def layers(picture: Any, result: Any, index: int = 0, cmap: str = MAP) -> Drawin
     for i in range(len(gates)):
         for row, (gate, label, title) in enumerate([(gates[i], "alone", f"$h_{{{i}}}$"), (products[i], "product", "")]):
             ax = figure.add_subplot(grid[2 * (i // across) + row, i % across + 1], title=title)
-            image = overlay(ax, picture, gate, heat=True, edge=min(0.5, 2 / len(gate)), cmap=cmap)
+            image = draw_mask(ax, picture, gate, heat=True, edge=min(0.5, 2 / len(gate)), cmap=cmap)
             ax.set_ylabel("" if i % across else label)
             axes.append(ax)
     colourbar(figure, image, axes, "gate, or product")

@@ -17,8 +17,8 @@ from .canvas import (
     bare,
     colourbar,
     described,
+    draw_mask,
     in_house_style,
-    overlay,
     says,
     softmax,
     wrap,
@@ -50,8 +50,8 @@ def explained(
     left.imshow(photograph, interpolation="nearest")
     bare(left)
     edge = min(0.5, 6 / max(h, w))
-    image = overlay(middle, picture, mask, heat=True, edge=edge)
-    overlay(right, picture, keep, edge=edge)
+    image = draw_mask(middle, picture, mask, heat=True, edge=edge)
+    draw_mask(right, picture, keep, edge=edge)
     share = f"{keep.sum()} of {keep.size} kept ({keep.mean():.0%})"
     for ax, title, label in (
         (left, "photograph", "the part the ViT sees"),

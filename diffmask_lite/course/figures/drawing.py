@@ -20,9 +20,9 @@ from ...plots.canvas import (
     bare,
     colourbar,
     described,
+    draw_mask,
     in_house_style,
     new_figure,
-    overlay,
     short,
     softmax,
     wrap,
@@ -67,7 +67,7 @@ def ways_to_draw(picture: Any, masks: Mapping[str, Any]) -> Drawing:
         for ax, way in zip(line, WAYS, strict=True):
             fine = height * 4, width * 4  # finer than the picture, or a smooth map would show the picture's pixels
             spread = smoothed(mask, *fine, way)
-            image = overlay(ax, picture, mask if way == WAYS[0] else spread, heat=True, edge=0.5 if way == WAYS[0] else 0)
+            image = draw_mask(ax, picture, mask if way == WAYS[0] else spread, heat=True, edge=0.5 if way == WAYS[0] else 0)
             ax.set_title(way if way != "min–max" else f"{way}: {mask.min():.2f} … {mask.max():.2f}\n(not on the bar's scale)")
         line[0].set_ylabel(wrap(name, side))
         words.append(f"{name}: values from {mask.min():.2f} to {mask.max():.2f}")
@@ -96,8 +96,8 @@ def for_classes(picture: Any, result: Any, check: Any, targets: Sequence[int], n
     for i, target in enumerate(targets):
         left, right = panels[i]
         name, p, q = short(names[target]), before[i, target], after[i, target]
-        image = overlay(left, picture, mask[i], heat=True)
-        overlay(right, picture, keep[i])
+        image = draw_mask(left, picture, mask[i], heat=True)
+        draw_mask(right, picture, keep[i])
         left.set_title(f"for “{name}”")
         right.set_title(f"{keep[i].sum()} of {keep[i].size} kept")
         right.set_xlabel(f"p({name}): {p:.2f} → {q:.2f}", fontsize=11)
@@ -123,8 +123,8 @@ def depths(picture: Any, products: Any, checks: Any, cmap: str = MAP) -> Drawing
     edge = min(0.5, 2 / keeps.shape[1])
     words = []
     for start, k, (above, below) in zip([0, *(end + 1 for end in ends)], ends, axes.T, strict=False):
-        image = overlay(above, picture, products[k], heat=True, edge=edge, cmap=cmap)
-        overlay(below, picture, keeps[k], edge=edge)
+        image = draw_mask(above, picture, products[k], heat=True, edge=edge, cmap=cmap)
+        draw_mask(below, picture, keeps[k], edge=edge)
         above.set_title(f"k = {k}" if start == k else f"k = {start} … {k}")
         below.set_xlabel(f"{keeps[k].sum()} kept\nKL {kl[k]:.2f}" + ("" if checks.agree[k] else "\n≠"), fontsize=11)
         words.append(f"{above.get_title()}: {keeps[k].sum()} of {keeps[k].size} kept, KL {kl[k]:.2f} nats")
@@ -144,7 +144,7 @@ def seed_masks(pictures: Any, masks: Mapping[str, Any]) -> Drawing:
         bare(ax)
     for line, (name, mask) in zip(axes[1:], masks.items(), strict=True):
         for ax, picture, one in zip(line, pictures, as_array(mask), strict=True):
-            image = overlay(ax, picture, one, heat=True, edge=min(0.5, 2 / len(one)))
+            image = draw_mask(ax, picture, one, heat=True, edge=min(0.5, 2 / len(one)))
             ax.set_title(f"{(one > 0.5).sum()} kept", fontsize=11, pad=2)
         line[0].set_ylabel(wrap(name, tall))
     colourbar(figure, image, axes)

@@ -15,9 +15,9 @@ from ...plots.canvas import (
     as_array,
     as_picture,
     described,
+    draw_mask,
     in_house_style,
     new_figure,
-    overlay,
 )
 from ...plots.evaluation import LOOKS
 
@@ -38,7 +38,7 @@ def removal_steps(picture: Any, orders: Mapping[str, Any], p: Mapping[str, Any])
     for line, (name, order) in zip(axes, orders.items(), strict=True):
         ranks = as_array(order).argsort()
         for gone, (ax, value) in enumerate(zip(line, as_array(p[name]), strict=True)):
-            overlay(ax, picture, (ranks >= gone).reshape(grid))
+            draw_mask(ax, picture, (ranks >= gone).reshape(grid))
             ax.set_xlabel(f"{value:.2f}")
         line[0].set_title(name, loc="left")
         words.append(f"{name}: p goes {', '.join(f'{value:.2f}' for value in as_array(p[name]))}")

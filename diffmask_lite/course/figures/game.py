@@ -19,9 +19,9 @@ from ...plots.canvas import (
     as_array,
     as_picture,
     described,
+    draw_mask,
     in_house_style,
     new_figure,
-    overlay,
     short,
     softmax,
     wrap,
@@ -40,7 +40,7 @@ def board(picture: Any, position: Any, names: Sequence[str], words: str = "", mo
     pair = np.stack([softmax(position.before), softmax(position.after)])
     figure, axes = new_figure(4.0, 1, 2)
     left, right = axes[0]
-    overlay(left, picture, keep)
+    draw_mask(left, picture, keep)
     left.set_title(f"{keep.sum()} of {keep.size} patches; DiffMask kept {position.rival}")
     (height, width), (h, w) = picture.shape[:2], keep.shape
     left.set(xticks=(np.arange(w) + 0.5) * width / w, xticklabels=np.arange(w) + 1, xlabel="column")

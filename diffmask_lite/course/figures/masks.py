@@ -17,9 +17,9 @@ from ...plots.canvas import (
     as_picture,
     colourbar,
     described,
+    draw_mask,
     in_house_style,
     new_figure,
-    overlay,
     wrap,
 )
 
@@ -47,9 +47,9 @@ def soft_to_hard(picture: Any, mask: Any, hardness: float = 1, threshold: float 
     """Draw the soft mask, the same hardened (see `harden`), and the picture through the latter; `words` go above."""
     picture, mask, hardened = as_picture(picture), as_array(mask), _hardened(mask, hardness, threshold)
     figure, axes = new_figure(2.6 * picture.shape[0] / picture.shape[1] + (0.8 if words else 0.4), 1, 3)
-    image = overlay(axes[0, 0], picture, mask.astype(float), heat=True)
-    overlay(axes[0, 1], picture, hardened, heat=True)
-    overlay(axes[0, 2], picture, hardened)
+    image = draw_mask(axes[0, 0], picture, mask.astype(float), heat=True)
+    draw_mask(axes[0, 1], picture, hardened, heat=True)
+    draw_mask(axes[0, 2], picture, hardened)
     above = f"{(mask > threshold).sum()} of {mask.size} above {threshold:.2f}"
     titles = f"soft mask, mean {mask.mean():.2f}", f"hardness {hardness:.2f}, mean {hardened.mean():.2f}", above
     for ax, title in zip(axes.flat, titles, strict=True):
@@ -73,8 +73,8 @@ def soft_to_hard_strip(picture: Any, mask: Any, settings: Any = (0, 0.25, 0.5, 0
     words = []
     for (above, below), hardness, limit in zip(axes.T, settings.tolist(), thresholds.tolist(), strict=True):
         hardened = _hardened(mask, hardness, limit)
-        image = overlay(above, picture, hardened, heat=True)
-        overlay(below, picture, hardened)
+        image = draw_mask(above, picture, hardened, heat=True)
+        draw_mask(below, picture, hardened)
         above.set_title(f"{hardness if name == 'hardness' else limit:g}")
         words.append(f"{hardened.mean():.2f} at {above.get_title()}")
     axes[0, 0].set_title(f"{name} {axes[0, 0].get_title()}")

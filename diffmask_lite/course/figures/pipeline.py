@@ -18,8 +18,8 @@ from ...plots.canvas import (
     as_picture,
     bare,
     described,
+    draw_mask,
     in_house_style,
-    overlay,
 )
 
 HEIGHT = 3.9  # inches
@@ -79,7 +79,7 @@ def pipeline(picture: Any, mask: Any, part: str | None = None, cmap: str = MAP) 
             inset.set(xticks=[], yticks=[])  # with a frame, since a mask may be white at its edge
             inset.spines[:].set(visible=True, color="#909090")
         else:
-            overlay(inset, picture, mask > 0.5, edge=edge)
+            draw_mask(inset, picture, mask > 0.5, edge=edge)
         if part not in (None, name):
             inset.images[0].set_alpha(0.35)
         ax.text(1.5, y + 0.42, words, fontsize=11, color="black" if part in (None, name) else "#909090")

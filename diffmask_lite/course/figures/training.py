@@ -20,9 +20,9 @@ from ...plots.canvas import (
     as_array,
     colourbar,
     described,
+    draw_mask,
     in_house_style,
     new_figure,
-    overlay,
 )
 
 LOOKS = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"))  # told apart without colour too
@@ -65,9 +65,9 @@ def masks_by_step(pictures: Any, masks: Any, steps: Sequence[Any]) -> Drawing:
     side = (WIDTH - 1.2) / (len(steps) + 1)
     figure, axes = new_figure(side * len(pictures) + 0.4, len(pictures), len(steps) + 1)
     for row, picture in enumerate(as_array(pictures)):
-        overlay(axes[row, 0], picture, np.ones(masks.shape[2:]))
+        draw_mask(axes[row, 0], picture, np.ones(masks.shape[2:]))
         for column in range(len(steps)):
-            image = overlay(axes[row, column + 1], picture, masks[column, row].astype(float), heat=True, cmap="gray")
+            image = draw_mask(axes[row, column + 1], picture, masks[column, row].astype(float), heat=True, cmap="gray")
     axes[0, 0].set_title("picture")
     for ax, step in zip(axes[0, 1:], steps, strict=True):
         ax.set_title(str(step))
