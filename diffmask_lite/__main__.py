@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 from .commands import add_explain, add_train_gates
 
@@ -22,14 +23,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    try:
-        return options.run(options) or 0
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"diffmask_lite: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on from what is stored.")
-        return 130
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends no work
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"diffmask_lite: {message}", file=sys.stderr)
+        try:
+            return options.run(options) or 0
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+            print(f"diffmask_lite: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Stopped; the same command goes on from what is stored.")
+            return 130
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def drawing(tmp_path, monkeypatch, ours):
 @pytest.fixture
 def here(drawing, monkeypatch):
     """The same, with blank figures, which cost less."""
-    monkeypatch.setattr(plots, "explained", lambda *_: plots.Drawing(figsize=(1, 1)))
+    monkeypatch.setattr(plots, "explained", lambda *_, **__: plots.Drawing(figsize=(1, 1)))
     return drawing
 
 
@@ -145,7 +145,7 @@ def test_a_batch_of_any_size_gives_the_same_and_only_one_is_read_ahead(here, cap
         assert a["keep"] == b["keep"] and a["kl"] == pytest.approx(b["kl"], abs=1e-5)
     assert len({row["kl"] for row in one}) == 5
     read = []
-    monkeypatch.setattr("diffmask_lite.commands.explain.load_image", lambda path: read.append(path) or CAT)
+    monkeypatch.setattr("diffmask_lite.commands.photographs.load_image", lambda path, _: read.append(path) or CAT)
     planned = {Path(f"{i}.jpg"): here / "out" / f"{i}.png" for i in range(7)}
     rows = explain_files(ours[1], CIFAR10.classes, planned, pytest.fail, batch=2)
     next(rows)
@@ -228,7 +228,7 @@ def test_a_second_run_replaces_figures_and_does_not_explain_them(here, capsys):
     for _ in range(2):
         status, rows, err = explain(capsys, ".")
         assert status == 1 and [row["image"] for row in rows] == ["cat.png"] and err[1:] == ["1 explained, 1 not."]
-        assert "The figure of dog.png cannot be written to" in sentence(err[0])
+        assert "The report of dog.png cannot be written to" in sentence(err[0])
     assert tree(here) == {"cat.png", "dog.png", "explanations/cat.png.png"}
     with Image.open("explanations/cat.png.png") as figure:
         assert figure.format == "PNG"
@@ -350,7 +350,7 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "not a whole safetensors file": of(tiny, "broken", "many"),
         "There is no weights file": of(tiny, "nowhere", "many"),
         "add --pretrained, or --weights FILE": ("--model", "test_vit", *gates),
-        "There are no gates for test_vit": ("--model", "test_vit", *vit),
+        "There are no gates for test_vit": ("--model", "test_vit", *vit, "--method", "diffmask"),
         "the nearest name is 'test_vit'": ("--model", "tst_vit", *gates, *vit),
         "name a ViT of your own with --model": vit,
         "not from both": (*of(tiny, "many"), "--pretrained"),
@@ -421,7 +421,7 @@ def test_ctrl_c_says_how_far_it_came(here, capsys, monkeypatch):
         put(f"in/{i}.png")
     figures = iter([plots.Drawing(figsize=(1, 1))])
 
-    def pressed(*_arguments):
+    def pressed(*_arguments, **_options):
         for figure in figures:
             return figure
         raise KeyboardInterrupt

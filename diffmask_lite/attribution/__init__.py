@@ -30,7 +30,7 @@ from .fading import gradient_drop, integrated_drop
 from .gradients import grad_cam, gradient_attention, gradient_input, integrated_gradients, legrad
 from .perturbation import leave_one_out, occlusion, random_keep
 
-__all__ = ["METHODS", "blurred"]
+__all__ = ["BLIND", "METHODS", "blurred"]
 
 METHODS = {
     method.__name__: method
@@ -41,3 +41,4 @@ METHODS = {
         random, centre,
     )
 }  # fmt: skip
+BLIND = ("raw_attention", "rollout", "random", "centre")  # their maps are the same whichever class is explained

@@ -1,4 +1,4 @@
-"""Explain photographs from a terminal: for each a figure and its numbers, without a notebook.
+"""Explain photographs from a terminal: pictures and numbers for each, by gates or by any other method, without a notebook.
 
     python -m diffmask_lite explain photo.jpg holiday/
     python -m diffmask_lite explain photo.jpg --model vit_small_patch16_224 --pretrained --gates gates.safetensors
@@ -9,34 +9,69 @@ One photograph that cannot be read is named, and the others go on. Memory is tha
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import json
 import math
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm.data
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import plots, weights
-from ..datasets import CIFAR10, IMAGE_ENDINGS, find_images, load_image, preprocess
-from ..diffmask import DiffMask
+from ..attribution import BLIND, METHODS
+from ..datasets import CIFAR10, FITS, preprocess
+from ..diffmask import DiffMask, Explanation
+from ..faithfulness.ranking import best
 from ..plots.canvas import short
+from ..plots.report import how_many
 from ..training.distributed import own_device
-from ..vit import models
+from ..vit import UnfitViT, anatomy, models, predict
 from ..vit.inputs import reason
-from ..vit.storage import load_tensors
+from ..vit.storage import load_tensors, replacing
+from . import saving
 from .options import add_model_options, model_settings
+from .photographs import Failed, batches, collect
 
+ABOUT = """\
+Explain what a Vision Transformer says of photographs: which patches it needs for that. For each photograph a figure (what the
+ViT sees, soft mask, hard mask, answers before and after), and a line with the answers of the patches kept alone.
+
+  python -m diffmask_lite explain photo.jpg holiday/
+        our small ViT, which knows ten classes (airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck)
+  python -m diffmask_lite explain photo.jpg --model vit_small_patch16_224 --pretrained
+        a ViT of timm; no gates, so the best method that needs no training
+  python -m diffmask_lite explain photos/ --model vit_small_patch16_224 --weights mine.pth --names classes.txt \\
+      --method direct_paths --target Bengal --save overlay mask
+        a ViT that you fine-tuned: what speaks for one class, laid over each photograph
+"""
+WHICH = """\
+Which method? What we measured (README, "How it compares"), the best order of patches first:
+  integrated_drop     8 forward and backward passes; the default where no gates are given
+  gradient_drop       1 forward and backward pass
+  direct_paths        1 forward pass, no gradients
+  gradient_attention  1 forward and backward pass; also for ViTs whose tokens cannot be dropped
+  rollout             1 forward pass; does not know the class
+  random              the control: a method that does no better explains nothing
+Gates (--method diffmask, trained by train-gates) give a set of patches that is enough, with a size of its own for each image,
+in 1 forward pass. The other methods only rank patches: their hard mask keeps the best --share of them. Every hard mask is
+verified: the ViT is asked again without the other patches.
+"""
+UNTRAINED = ("integrated_drop", "gradient_attention", "leave_one_out")  # one of these any ViT can have; the best first
+FITTED = {
+    "crop": "the part the ViT sees",
+    "pad": "padded for the ViT; patches of padding count as patches",
+    "squash": "squashed for the ViT",
+}
+SHARE = 0.2  # of the patches that the hard mask of a method without one keeps
 OURS = "cifar10"
 FINE = 224  # pixels along the shorter side from which a photograph is sharp enough for a figure
-Failed = Callable[[str], None]
 
 
 # The ViT and its gates
@@ -70,68 +105,84 @@ def load_explainer(
         except ValueError as error:
             raise ValueError(f"{str(error).rstrip('.')}; name a ViT of your own with --model.") from error
         return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
-    if gates is None:
-        raise ValueError(f"There are no gates for {model}; train them with `fit`, save them, and pass --gates FILE.")
     if not (pretrained or weights_file or model.startswith(models.FOLDER)):
-        raise ValueError(f"{model} needs the weights that its gates were trained for; add --pretrained, or --weights FILE.")
-    shape = load_tensors(gates)[1].get("shape", {})  # what the gates were trained for
+        raise ValueError(f"{model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
+    shape = load_tensors(gates)[1].get("shape", {}) if gates else None  # what the gates were trained for
     vit = models.load(model, weights_file, pretrained, shape=shape, **settings)
-    return DiffMask.load(gates, vit).eval(), models.class_names(vit)
+    return DiffMask.load(gates, vit).eval() if gates else by_removal(vit), models.class_names(vit)
 
 
-# Which photographs, and where their figures go
-
-
-def collect(inputs: Sequence[str | os.PathLike], out: Path, failed: Failed) -> dict[Path, Path]:
-    """Return photograph -> figure for files and all pictures under folders; `failed` hears of each that is not there.
-
-    The figures lie under `out` as the photographs lie under the folder that holds them all, each with ".png" added to its
-    whole name, so no two share one. Figures of an earlier run are not explained again. Raises `ValueError` where a figure
-    would lie beside a photograph.
-    """
-    found: list[Path] = []
-    roots: list[Path] = []
-    for item in map(Path, inputs):
-        if item.is_dir():
-            within = find_images(item, lambda error: failed(f"{error.filename} cannot be opened ({reason(error)})."))
-            within = [path for path in within if item.resolve() == out.resolve() or not _inside(path, out)]
-            if not within:
-                failed(f"There is no picture ({', '.join(IMAGE_ENDINGS)}) under {item}.")
-                continue
-            roots.append(item)
-        elif os.path.lexists(item):
-            within = [item]
-            roots.append(item.parent)
-        else:
-            failed(f"There is no file or folder {item}.")
-            continue
-        found += within
-    absolute = {os.path.abspath(path): path for path in reversed(found)}  # a file named twice is explained once
-    once = [path for path in dict.fromkeys(found) if absolute[os.path.abspath(path)] is path]
-    base = _common([os.path.abspath(root) for root in roots])
-    planned = {}
-    for path in once:
-        part = os.path.relpath(os.path.abspath(path), base) if base else os.path.abspath(path).replace(":", "").lstrip(os.sep)
-        planned[path] = out / f"{part}.png"
-    theirs = {path.parent.resolve() for path in planned}
-    for figure in planned.values():
-        if figure.parent.resolve() in theirs:
-            raise ValueError(f"The figure {figure} would lie beside a photograph; name another folder with --out.")
-    return planned
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.resolve().parents
-
-
-def _common(paths: list[str]) -> str | None:
+def by_removal(vit: nn.Module) -> DiffMask:
+    """Return untrained gates, to verify the masks of other methods: tokens are dropped, or become the mean patch."""
     try:
-        return os.path.commonpath(paths) if paths else None
-    except ValueError:  # on Windows, paths on several drives share nothing
-        return None
+        return DiffMask(vit, "drop").eval()
+    except UnfitViT:
+        return DiffMask(vit, "mean").eval()
+
+
+def untrained_method(vit: nn.Module) -> str:
+    """Return the best method that needs no gates and that this ViT can have."""
+    shape, weight = anatomy(vit), next(vit.parameters())
+    for name in UNTRAINED[:-1]:
+        try:
+            METHODS[name](vit, weight.new_zeros(1, shape.channels, *shape.size))
+            return name
+        except UnfitViT:
+            pass
+    return UNTRAINED[-1]
+
+
+def find_class(text: str, names: Sequence[str]) -> int:
+    """Return the class that a name or an index stands for; a name comes first, where a class is called like a number.
+
+    A name is one of `names`, or one of the synonyms between its commas. Raises `ValueError` with the nearest name.
+    """
+    found = [i for i, name in enumerate(names) if text in (name, *name.split(", "))]
+    if len(found) > 1:
+        raise ValueError(f"{text!r} names the classes {', '.join(map(str, found))}; pass --target with one of these numbers.")
+    if found:
+        return found[0]
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    if text.lstrip("-").isdecimal():
+        raise ValueError(f"There is no class {text}: this ViT has classes 0 to {len(names) - 1}.")
+    words = {part.lower(): part for name in names for part in (name, *name.split(", "))}
+    near = difflib.get_close_matches(text.lower(), words, 1)
+    raise ValueError(f"No class is named {text!r}" + (f"; the nearest name is {words[near[0]]!r}." if near else "."))
 
 
 # The work
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked of each photograph, and what is kept of the answer."""
+
+    method: str = "diffmask"
+    target: int | None = None  # the class to explain, by default each photograph's predicted one
+    threshold: float = 0.5  # of the hard mask of gates
+    share: float | None = None  # or the share of the patches that the hard mask keeps
+    fit: str | None = None  # see `preprocess`
+    save: Sequence[str] = ("report",)  # names in `saving.ENDINGS`
+
+    def ask(self, explainer: DiffMask, images: Tensor) -> Explanation:
+        """Explain images (B, C, H, W); of a method that only ranks, the mask is None."""
+        if self.method == "diffmask":
+            result = explainer.explain(images, self.threshold, target=self.target)
+        else:
+            logits = predict(explainer.vit, images)
+            result = Explanation(None, None, None, logits, None, METHODS[self.method](explainer.vit, images, self.target))
+        if self.share is None:
+            return result
+        keep = best(result.score, max(1, round(self.share * result.score[0].numel())))
+        return dataclasses.replace(result, keep=keep, threshold=None)
+
+    def rule(self, explainer: DiffMask) -> str:
+        """Say what the hard mask keeps, where that is not what lies above a threshold."""
+        if self.share is None:
+            return ""
+        rest = "dropped" if explainer.kind == "drop" else "the mean patch"
+        return f"the best {self.share:.0%}" + ("" if self.method == "diffmask" else f", others {rest}")
 
 
 def explain_files(
@@ -139,77 +190,64 @@ def explain_files(
     names: Sequence[str],
     planned: dict[Path, Path],
     failed: Failed,
-    threshold: float = 0.5,
+    question: Question = Question(),
     batch: int = 32,
 ) -> Iterator[dict[str, Any]]:
-    """Explain each photograph, write its figure, and yield its numbers as a row that JSON can hold.
+    """Explain each photograph, write its files, and yield its numbers as a row that JSON can hold.
 
-    `failed` hears one sentence for each photograph that cannot be read, or whose figure cannot be written.
+    `failed` hears one sentence for each photograph that cannot be read, or whose files cannot be written.
     """
-    vit = explainer.vit
-    weight, cfg = next(vit.parameters()), timm.data.resolve_data_config({}, model=vit)
-    finer = max(1, math.ceil(FINE / min(explainer.shape.size)))
-    to_input, to_view = preprocess(vit), preprocess(vit, finer)
-    for group in _groups(planned, to_input, to_view, finer, batch, failed):
-        images = torch.stack([image for _, image, _ in group])
-        pictures = plots.displayable(images, cfg["mean"], cfg["std"])
-        images = images.to(weight)
-        result = explainer.explain(images, threshold)
+    vit, weight = explainer.vit, next(explainer.vit.parameters())
+    to_input, finer = preprocess(vit, fit=question.fit), max(1, math.ceil(FINE / min(explainer.shape.size)))
+    shown = partial(plots.displayable, mean=to_input.mean, std=to_input.std)
+    for group in batches(planned, vit, question.fit, finer, batch, failed):
+        images = torch.stack([photo.image for photo in group]).to(weight)
+        result = question.ask(explainer, images)
         check = explainer.verify(images, result.keep, result.logits)
         before, after = result.logits.float().softmax(1), check.logits.float().softmax(1)
-        for i, (path, _, view) in enumerate(group):
-            if not (before[i].isfinite().all() and after[i].isfinite().all()):
-                failed(f"The ViT's answer to {path} is not a finite number; look at its weights.")
+        for i, photo in enumerate(group):
+            if not (before[i].isfinite().all() and after[i].isfinite().all() and result.score[i].isfinite().all()):
+                failed(f"The ViT's answer to {photo.path} is not a finite number; look at its weights.")
                 continue
-            photograph = plots.displayable(view, cfg["mean"], cfg["std"])[0]
-            figure = plots.explained(photograph, pictures[i], result, check, names, i, _printable(path.name))
+            found = {
+                "score": plots.canvas.as_array(result.score[i]),
+                "mask": None if result.mask is None else plots.canvas.as_array(result.mask[i]),
+                "keep": result.keep[i].cpu().numpy(),
+            }
+            files = {kind: planned[photo.path].with_suffix(saving.ENDINGS[kind]) for kind in question.save}
             try:
-                _write(figure, planned[path])
+                for kind, file in files.items():
+                    if kind == "report":
+                        view, image = (shown(each)[0] for each in (photo.view, photo.image))
+                        words = {"part": FITTED[to_input.fit], "rule": question.rule(explainer)}
+                        asked = {"method": question.method, "target": question.target}
+                        heading = _printable(photo.path.name)
+                        data = saving.figure(plots.explained(view, image, result, check, names, i, heading, **asked, **words))
+                    elif kind == "array":
+                        data = saving.arrays(**found, crop=np.array(to_input.box(photo.size)))
+                    else:
+                        data = saving.picture(kind, photo.path, to_input, explainer.shape, photo.size, **found)
+                    with replacing(file) as stream:
+                        stream.write(data)
             except OSError as error:
-                failed(f"The figure of {path} cannot be written to {planned[path]} ({reason(error)}).")
+                failed(f"The {kind} of {photo.path} cannot be written to {file} ({reason(error)}).")
                 continue
-            old, new = int(before[i].argmax()), int(after[i].argmax())
-            yield {
-                "image": str(path), "figure": str(planned[path]),
+            old, new, target = int(before[i].argmax()), int(after[i].argmax()), question.target
+            row = {
+                "image": str(photo.path), "figure": str(files["report"]) if "report" in files else None,
                 "class": names[old], "index": old, "p": before[i, old].item(),
                 "class_after": names[new], "index_after": new, "p_after": after[i, new].item(),
                 "kl": check.kl[i].item(), "kept": check.kept[i].item(), "agree": bool(check.agree[i]),
-                "threshold": threshold, "keep": result.keep[i].int().tolist(),
+                "method": question.method, "threshold": result.threshold, "share": question.share,
+                "fit": to_input.fit, "crop": to_input.box(photo.size),
+                **{name: None if values is None else values.astype(float).tolist() for name, values in found.items()},
+                "keep": found["keep"].astype(int).tolist(),
+                "files": {kind: str(file) for kind, file in files.items()},
             }  # fmt: skip
-
-
-def _groups(
-    paths: Sequence[Path] | dict[Path, Path], to_input: Callable, to_view: Callable, finer: int, batch: int, failed: Failed
-) -> Iterator[list[tuple[Path, Tensor, Tensor]]]:
-    """Yield batches of (path, image for the ViT, image to look at); only one batch is in memory at a time."""
-    group: list[tuple[Path, Tensor, Tensor]] = []
-    for path in paths:
-        try:
-            picture = load_image(path)
-            _check_shape(picture, path)
-            image = to_input(picture)
-            group.append((path, image, image if finer == 1 else to_view(picture)))
-        except (ValueError, MemoryError) as error:
-            failed(str(error) or f"{path} does not fit into memory.")
-        if len(group) == batch:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _check_shape(picture: Image.Image, path: Path) -> None:
-    """Refuse a strip that resizing by its shorter side would blow up: 1 × 10,000,000 pixels are few, until then."""
-    short_side, long_side = sorted(picture.size)
-    if long_side > 1000 * short_side:
-        raise ValueError(f"{path} is {picture.width} × {picture.height} pixels, too narrow a strip to be a photograph.")
-
-
-def _write(figure: plots.Drawing, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a file's name may hold characters that the font lacks
-        path.write_bytes(plots.png(figure))
+            if target is not None:
+                row |= {"target": names[target], "target_index": target}
+                row |= {"target_p": before[i, target].item(), "target_p_after": after[i, target].item()}
+            yield row
 
 
 def _printable(text: Any) -> str:
@@ -223,15 +261,39 @@ def _printable(text: Any) -> str:
 def add_explain(commands: Any) -> None:
     """Add `explain` to the command line's parser."""
     command = commands.add_parser(
-        "explain", help="explain photographs: a figure for each, and what the ViT says before and after"
+        "explain",
+        help="explain photographs: pictures of what the ViT needs, and what it says before and after",
+        description=ABOUT,
+        epilog=WHICH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture, or a folder of them at any depth")
     command.add_argument(
-        "--out", type=Path, default=Path("explanations"), help="folder for the figures, PNG (default: %(default)s)"
+        "--method", choices=("diffmask", *METHODS), metavar="NAME",
+        help=f"diffmask, which needs gates, or one of {', '.join(METHODS)} (default: diffmask where there are gates, else the "
+        "best that needs none)",
+    )  # fmt: skip
+    command.add_argument("--gates", type=Path, metavar="FILE", help="what train-gates wrote (default: ours, for our ViT alone)")
+    command.add_argument(
+        "--target", metavar="CLASS",
+        help="explain this class, by name or by number from 0, instead of the predicted one; a name comes first",
+    )  # fmt: skip
+    command.add_argument("--threshold", type=float, help="gates keep patches whose mask is above this (default: 0.5)")
+    command.add_argument(
+        "--share", type=float, help=f"keep this share of the patches, the best (default: {SHARE}, with gates what they keep)"
     )
-    command.add_argument("--gates", type=Path, help="what `explainer.save` wrote (default: ours, which fit our ViT alone)")
-    command.add_argument("--threshold", type=float, default=0.5, help="keep patches whose mask is above this (default: 0.5)")
-    command.add_argument("--batch", type=int, default=32, help="images at once, which bounds memory (default: 32)")
+    command.add_argument(
+        "--fit", choices=FITS,
+        help="a photograph of another shape than the ViT's image: crop its middle; pad it with the mean colour (patches of "
+        "padding count as patches); or squash it (default: what timm says for this ViT, mostly crop)",
+    )  # fmt: skip
+    command.add_argument(
+        "--save", nargs="+", choices=saving.ENDINGS, default=["report"],
+        help="report: the figure (default). In the photograph's own size: overlay, the map over it, with what the ViT sees "
+        "framed; heatmap, the map's colours alone; mask, white where a patch is kept. array: score, mask, keep, crop as .npz",
+    )  # fmt: skip
+    command.add_argument("--out", type=Path, default=Path("explanations"), help="folder for all of them (default: %(default)s)")
+    command.add_argument("--batch", type=int, help="images at once, which bounds memory (default: 32, without gates 8)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     command.add_argument("--json", action="store_true", help="print a line of JSON for each image; all else goes to stderr")
     add_model_options(command, OURS)
@@ -240,12 +302,8 @@ def add_explain(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the command says; 0 if every photograph was explained, 1 if one was not, 130 after Ctrl-C."""
-    if not 0 <= options.threshold < 1:
-        raise ValueError(f"--threshold is a probability in [0, 1), but it is {options.threshold}.")
-    if options.batch < 1:
-        raise ValueError(f"--batch must be at least 1, but it is {options.batch}.")
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"{options.out} is a file, but --out must name a folder.")
+    gates = options.gates is not None or options.model == OURS
+    _require_settings(options, gates)
     explained = missed = 0
     stopped = False
 
@@ -259,20 +317,64 @@ def run(options: argparse.Namespace) -> int:
         explainer, names = load_explainer(
             options.model, options.gates, options.weights, options.pretrained, **model_settings(options)
         )
-        if options.model != OURS:
-            print(models.summary(explainer.vit), file=sys.stderr if options.json else sys.stdout)
+        question = _question(options, gates, explainer, names)
         move(explainer, options.device)
+        if gates and question.method != "diffmask":
+            explainer = by_removal(explainer.vit)
+        for line in _about(options.model, question, explainer):
+            print(line, file=sys.stderr if options.json else sys.stdout)
+        batch = options.batch or (32 if question.method == "diffmask" else 8)
         try:
-            for row in explain_files(explainer, names, planned, failed, options.threshold, options.batch):
+            for row in explain_files(explainer, names, planned, failed, question, batch):
                 explained += 1
                 print(json.dumps(row) if options.json else _printable(_line(row)), flush=True)
         except KeyboardInterrupt:
             stopped = True
         except torch.OutOfMemoryError as error:
-            raise ValueError(f"{options.batch} images at once do not fit into memory; pass a smaller --batch.") from error
+            raise ValueError(f"{batch} images at once do not fit into memory; pass a smaller --batch.") from error
     verdict = f"{explained} explained, {missed} not" + (", stopped before the end" if stopped else "") + "."
     print(verdict, file=sys.stderr if options.json else sys.stdout)
     return 130 if stopped else int(missed > 0)
+
+
+def _require_settings(options: argparse.Namespace, gates: bool) -> None:
+    """Hold the options to what fits together, before anything is read."""
+    if options.threshold is not None and not 0 <= options.threshold < 1:
+        raise ValueError(f"--threshold is a probability in [0, 1), but it is {options.threshold}.")
+    if options.share is not None and not 0 < options.share <= 1:
+        raise ValueError(f"--share is a share of the patches, above 0 and at most 1, but it is {options.share}.")
+    if options.threshold is not None and (
+        options.share is not None or (options.method or "diffmask") != "diffmask" or not gates
+    ):
+        raise ValueError("--threshold is for masks of gates, and --share for the best patches of any method; pass one of them.")
+    if options.batch is not None and options.batch < 1:
+        raise ValueError(f"--batch must be at least 1, but it is {options.batch}.")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"{options.out} is a file, but --out must name a folder.")
+    if options.method == "diffmask" and not gates:
+        raise ValueError(f"There are no gates for {options.model}; train them with train-gates and pass --gates FILE.")
+    if options.method in BLIND and options.target is not None:
+        raise ValueError(f"{options.method} does not know the class; leave --target out, or name another --method.")
+
+
+def _question(options: argparse.Namespace, gates: bool, explainer: DiffMask, names: Sequence[str]) -> Question:
+    target = None if options.target is None else find_class(options.target, names)
+    method = options.method or ("diffmask" if gates else untrained_method(explainer.vit))
+    if target is not None and method == "diffmask" and not explainer.class_aware:
+        raise ValueError("These gates do not know the class; leave --target out, or name a --method such as integrated_drop.")
+    share = SHARE if options.share is None and method != "diffmask" else options.share
+    threshold = 0.5 if options.threshold is None else options.threshold
+    return Question(method, target, threshold, share, options.fit, tuple(dict.fromkeys(options.save)))
+
+
+def _about(model: str, question: Question, explainer: DiffMask) -> Iterator[str]:
+    """Say what is not to be seen in a command: what the ViT is taken for, which method, what becomes of colours."""
+    if model != OURS:
+        yield models.summary(explainer.vit)
+    if question.method != "diffmask":
+        yield f"method: {question.method}; the hard mask keeps {question.rule(explainer)}"
+    if explainer.shape.channels == 1:
+        yield "this ViT takes one channel: colours become grey, by their luminance"
 
 
 def move(explainer: DiffMask, device: str | None = None) -> None:
@@ -286,9 +388,16 @@ def move(explainer: DiffMask, device: str | None = None) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    keep = np.asarray(row["keep"])
+    keep = np.asarray(row["keep"], bool)
+    before, after = (f"{short(row[f'class{when}'])} ({row[f'p{when}']:.2f})" for when in ("", "_after"))
+    if "target" in row:
+        before, after = (
+            f"{short(row['target'])} ({row[f'target_p{when}']:.2f}), where it says {said}"
+            for when, said in (("", before), ("_after", after))
+        )
+    files = " ".join(row["files"].values())
+    odd = how_many(keep, row["threshold"] is None).partition(": ")[2]
     return (
-        f"{row['image']}: {short(row['class'])} ({row['p']:.2f}); {keep.sum()} of {keep.size} patches alone: "
-        f"{short(row['class_after'])} ({row['p_after']:.2f}){'' if row['agree'] else ', changed'}, KL {row['kl']:.2f} nats: "
-        f"{row['figure']}"
+        f"{row['image']}: {before}; {keep.sum()} of {keep.size} patches alone{odd and f' ({odd})'}: {after}"
+        f"{'' if row['agree'] else ', changed'}, KL {row['kl']:.2f} nats: {files}"
     )

@@ -71,6 +71,17 @@ class Preprocessing:
         across, down = width / wide, height / tall
         return left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
 
+    def whole(self, picture: Image.Image | np.ndarray) -> Tensor:
+        """Return the whole picture in its own size, normalised: float (C, H, W)."""
+        image = self._as_bands(picture)
+        for step in self._normalise:
+            image = step(image)
+        return image
+
+    def size_of(self, picture: Image.Image | np.ndarray) -> tuple[int, int]:
+        """Return the width and height of a picture."""
+        return picture.size if isinstance(picture, Image.Image) else tuple(self._as_bands(picture).shape[:0:-1])
+
     def _as_bands(self, picture: Image.Image | np.ndarray) -> Image.Image | Tensor:
         if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and (picture.ndim == 2 or picture.shape[2:] == (3,)):
             picture = Image.fromarray(picture)

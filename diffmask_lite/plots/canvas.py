@@ -200,15 +200,18 @@ def says(p: ndarray, names: Sequence[str]) -> str:
     return f"says {short(names[p.argmax()])} ({p.max():.2f})"
 
 
-def answers(ax: Axes, pair: ndarray, names: Sequence[str], most: int = 5, steady: bool = False) -> None:
+def answers(
+    ax: Axes, pair: ndarray, names: Sequence[str], most: int = 5, steady: bool = False, target: int | None = None
+) -> None:
     """Draw the probabilities, before and after (2, classes), of the classes that are likeliest in either, as bars.
 
     steady: take those that are likeliest before, so that all pictures of one image have the same bars; the last of them makes
-    room for the likeliest after, where it is not among them.
+    room for the likeliest after, where it is not among them, and for a target, likely or not.
     """
-    order = np.argsort(-(pair[0] if steady else pair.max(0)), kind="stable")[:most]
-    if pair[1].argmax() not in order:
-        order[-1] = pair[1].argmax()
+    likely = pair[0] if steady else pair.max(0)
+    wanted = [pair[1].argmax(), *([] if target is None else [target])]
+    chosen = np.argsort(-likely - 2 * np.isin(np.arange(len(likely)), wanted), kind="stable")[:most]
+    order = chosen[np.argsort(-likely[chosen], kind="stable")]
     places = np.arange(len(order))
     for shift, p, colour, label in ((-0.2, pair[0], BLUE, "whole image"), (0.2, pair[1], ORANGE, "patches left")):
         bars = ax.barh(places + shift, p[order], height=0.38, color=colour, label=label)

@@ -1,4 +1,4 @@
-"""One image on one page: the photograph, what the gates keep of it, and how the ViT takes that."""
+"""One image on one page: the photograph, what a method says of it, and how the ViT takes the patches that are kept."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from .canvas import (
     draw_mask,
     in_house_style,
     says,
+    score_limits,
+    short,
     softmax,
     wrap,
 )
@@ -27,16 +29,20 @@ from .canvas import (
 
 @in_house_style
 def explained(
-    photograph: Any, picture: Any, result: Any, check: Any, names: Sequence[str], index: int = 0, heading: str = ""
-) -> Drawing:
+    photograph: Any, picture: Any, result: Any, check: Any, names: Sequence[str], index: int = 0, heading: str = "", *,
+    method: str = "diffmask", target: int | None = None, part: str = "the part the ViT sees", rule: str = "",
+) -> Drawing:  # fmt: skip
     """Draw image `index` of a batch: photograph, soft mask, hard mask, and the likeliest classes before and after.
 
     photograph: (H', W', 3) in [0, 1], the part of the original that the ViT sees, as finely as one likes; picture (H, W, 3):
     the same as the ViT sees it. `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned.
     heading: words above all, such as the file's name; they are never read as a formula.
+    method: its name; where `result.mask` is None, its scores are drawn instead. target: the class that was explained, by
+    default the predicted one. part: which part of the photograph the ViT sees. rule: what the hard mask keeps, by default what
+    lies above the threshold.
     """
     photograph, picture = as_picture(photograph), as_picture(picture)
-    mask, keep, kl = as_array(result.mask)[index], as_array(result.keep)[index], float(check.kl[index])
+    keep, kl = as_array(result.keep)[index], float(check.kl[index])
     if not np.isclose(float(check.kept[index]), keep.mean(), atol=1e-4):
         raise ValueError("The check is of another mask; pass explainer.verify(images, result.keep).")
     pair = softmax(np.stack([as_array(result.logits)[index], as_array(check.logits)[index]]))
@@ -50,23 +56,43 @@ def explained(
     left.imshow(photograph, interpolation="nearest")
     bare(left)
     edge = min(0.5, 6 / max(h, w))
-    image = draw_mask(middle, picture, mask, heat=True, edge=edge)
+    if result.mask is None:
+        soft, scores = f"scores of {method}", as_array(result.score)[index].astype(float)
+        image = draw_mask(middle, picture, scores, heat=True, edge=edge, limits=score_limits(scores))
+        colourbar(figure, image, axes, "score: higher is more relevant")
+    else:
+        mask = as_array(result.mask)[index]
+        soft = f"soft mask, mean {mask.mean():.2f}"
+        colourbar(figure, draw_mask(middle, picture, mask, heat=True, edge=edge), axes)
     draw_mask(right, picture, keep, edge=edge)
-    share = f"{keep.sum()} of {keep.size} kept ({keep.mean():.0%})"
+    share, rule = how_many(keep, bool(rule)), rule or f"above {float(result.threshold):g}"
     for ax, title, label in (
-        (left, "photograph", "the part the ViT sees"),
-        (middle, f"soft mask, mean {mask.mean():.2f}", f"{height} × {width} pixels for it"),
-        (right, f"hard mask, above {float(result.threshold):g}", share),
+        (left, "photograph", part),
+        (middle, soft, f"{height} × {width} pixels for it"),
+        (right, f"hard mask, {rule}", share),
     ):
-        ax.set_title(title)
-        ax.set_xlabel(label, fontsize=11)
-    colourbar(figure, image, axes)
-    answers(below, pair, names, most)
+        ax.set_title(wrap(title, 2.7))
+        ax.set_xlabel(wrap(label, 2.7), fontsize=11)
+    answers(below, pair, names, most, target=target)
     before, after = says(pair[0], names), says(pair[1], names)
     words = f"The ViT {before}; of the patches kept alone it {after}\n" + ("" if agree else "changed; ") + f"KL {kl:.2f} nats"
+    if target is not None:
+        p, q = pair[:, target]
+        words = f"{short(names[target])} is explained: {p:.2f}; of the patches kept alone {q:.2f}\n{words}"
     below.set_title(wrap(words, WIDTH - 1), color="black" if agree else VERMILION, parse_math=False)
     for label in below.get_yticklabels():
         label.set_parse_math(False)
     if heading:
         figure.suptitle(wrap(heading, 0.8 * WIDTH), fontsize=14, parse_math=False)  # `wrap` counts in letters of 12 points
-    return described(figure, f"{heading} {', '.join(words.splitlines())}. {share}; the soft mask's mean is {mask.mean():.2f}.")
+    return described(figure, f"{heading} {', '.join(words.splitlines())}. {share}; {soft}; {part}.")
+
+
+def how_many(keep: Any, ranked: bool = False) -> str:
+    """Say how many patches a hard mask (h, w) keeps; a mask of all or of none is named, unless a fixed share was `ranked`."""
+    keep = as_array(keep)
+    words = f"{keep.sum()} of {keep.size} kept"
+    if keep.all() and not ranked:
+        return f"{words}: these gates have not learned"
+    if not keep.any():
+        return f"{words}: the threshold is too high"
+    return f"{words} ({keep.mean():.0%})"
