@@ -67,6 +67,21 @@ def test_it_trains_logs_and_explains(home, tmp_path, capsys):
     assert main(words) == 0
 
 
+def test_pictures_that_do_not_open_are_named_before_the_first_step_and_left_out(home, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    shutil.copytree(home / "photos", photos)
+    (photos / "broken.png").write_bytes((photos / "here" / "0.png").read_bytes()[:200])
+    (photos / "._0.png").write_bytes(b"of macOS")
+    for folder in (home / "photos", photos):
+        train(home, tmp_path / folder.parent.name, "--steps", "2", "--data", str(folder))
+    said = capsys.readouterr()
+    assert said.out.count("9 images, 1 process") == 2
+    (line,) = [line for line in said.err.splitlines() if "left out" in line]
+    assert f"{photos / 'broken.png'} cannot be read as an image" in line
+    first, second = (load_tensors(tmp_path / f.parent.name / "test_vit_gates.safetensors")[0] for f in (home / "x", photos))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_ranked_gates_are_cut_on_pictures_that_they_did_not_learn_from(home, tmp_path, capsys):
     train(home, tmp_path, "--steps", "3", "--ranked", "--eps", "0.01")
     said = capsys.readouterr().out

@@ -29,7 +29,7 @@ from ..attribution import BLIND, METHODS
 from ..datasets import CIFAR10, FITS, preprocess
 from ..diffmask import DiffMask, Explanation
 from ..faithfulness.ranking import best
-from ..plots.canvas import short
+from ..plots.canvas import as_array, short
 from ..plots.report import how_many
 from ..training.distributed import own_device
 from ..vit import UnfitViT, anatomy, models, predict
@@ -65,7 +65,7 @@ verified: the ViT is asked again without the other patches.
 """
 UNTRAINED = ("integrated_drop", "gradient_attention", "leave_one_out")  # one of these any ViT can have; the best first
 FITTED = {
-    "crop": "the part the ViT sees",
+    "crop": "cropped to the part the ViT sees",
     "pad": "padded for the ViT; patches of padding count as patches",
     "squash": "squashed for the ViT",
 }
@@ -210,8 +210,8 @@ def explain_files(
                 failed(f"The ViT's answer to {photo.path} is not a finite number; look at its weights.")
                 continue
             found = {
-                "score": plots.canvas.as_array(result.score[i]),
-                "mask": None if result.mask is None else plots.canvas.as_array(result.mask[i]),
+                "score": as_array(result.score[i]),
+                "mask": None if result.mask is None else as_array(result.mask[i]),
                 "keep": result.keep[i].cpu().numpy(),
             }
             files = {kind: planned[photo.path].with_suffix(saving.ENDINGS[kind]) for kind in question.save}
@@ -373,6 +373,8 @@ def _about(model: str, question: Question, explainer: DiffMask) -> Iterator[str]
         yield models.summary(explainer.vit)
     if question.method != "diffmask":
         yield f"method: {question.method}; the hard mask keeps {question.rule(explainer)}"
+    if question.fit is not None:
+        yield f"photographs of another shape than the ViT's image are {FITTED[question.fit]}"
     if explainer.shape.channels == 1:
         yield "this ViT takes one channel: colours become grey, by their luminance"
 
@@ -390,13 +392,13 @@ def move(explainer: DiffMask, device: str | None = None) -> None:
 def _line(row: dict[str, Any]) -> str:
     keep = np.asarray(row["keep"], bool)
     before, after = (f"{short(row[f'class{when}'])} ({row[f'p{when}']:.2f})" for when in ("", "_after"))
-    if "target" in row:
+    if row.get("target", row["class"]) != row["class"]:
         before, after = (
-            f"{short(row['target'])} ({row[f'target_p{when}']:.2f}), where it says {said}"
+            f"{short(row['target'])} ({row[f'target_p{when}']:.2f}; it says {said})"
             for when, said in (("", before), ("_after", after))
         )
     files = " ".join(row["files"].values())
-    odd = how_many(keep, row["threshold"] is None).partition(": ")[2]
+    odd = how_many(keep, row["threshold"]).partition(": ")[2]
     return (
         f"{row['image']}: {before}; {keep.sum()} of {keep.size} patches alone{odd and f' ({odd})'}: {after}"
         f"{'' if row['agree'] else ', changed'}, KL {row['kl']:.2f} nats: {files}"

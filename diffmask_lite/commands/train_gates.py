@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,10 @@ def run(options: argparse.Namespace) -> None:
     config = load_tensors(options.start)[1] if options.start else {}
     vit = models.load(options.model, options.weights, options.pretrained, shape=config.get("shape"), **model_settings(options))
     data, held_out, settings = ImageFolder(options.data, preprocess(vit)), None, {}
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, which join below
+    for sentence in data.leave_out_broken(progress=first):
+        if first:
+            print(f"left out: {sentence}", file=sys.stderr)
     kind = {"per_class": options.per_class, "context": options.context}
     if options.ranked:
         data, held_out = hold_out(data)

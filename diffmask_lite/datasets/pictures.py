@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ def load_image(path: str | os.PathLike, channels: int = 3) -> Image.Image | np.n
         why = "its bytes are no kind of picture known here" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise ValueError(f"{path} cannot be read as an image ({why}).") from error
     for sentence in said:
-        warnings.warn(sentence, stacklevel=2)
+        warnings.warn(sentence, stacklevel=1)  # shown once, wherever pictures are opened
     return picture
 
 
@@ -144,7 +145,10 @@ class ImageFolder(Dataset):
             raise ValueError(f"{path} cannot be used: {error}") from error
 
     def leave_out_broken(self, progress: bool = False) -> list[str]:
-        """Read every picture once, leave out those that cannot be read, and return a sentence for each of them."""
+        """Read every picture once, leave out those that cannot be read, and return a sentence for each of them.
+
+        Raises `ValueError` if none is left.
+        """
 
         def fault(path: Path) -> str | None:
             try:
@@ -156,9 +160,13 @@ class ImageFolder(Dataset):
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # threads share the list of warnings
             warnings.simplefilter("ignore")  # they come again when a picture is used
             every = pool.map(fault, self.paths)
-            faults = list(tqdm(every, total=len(self.paths), desc="open", unit=" images", disable=not progress, leave=False))
+            every = tqdm(every, total=len(self.paths), desc="open", disable=not progress, file=sys.stdout, leave=False)
+            faults = list(every)
+        broken = [why for why in faults if why is not None]
+        if len(broken) == len(self.paths):
+            raise ValueError(f"None of {len(broken)} pictures can be read: {broken[0]}")
         self.paths = [path for path, why in zip(self.paths, faults, strict=True) if why is None]
-        return [why for why in faults if why is not None]
+        return broken
 
 
 def cat_photograph() -> Image.Image:

@@ -16,6 +16,7 @@ from .canvas import (
     as_picture,
     bare,
     colourbar,
+    colours_of,
     described,
     draw_mask,
     in_house_style,
@@ -58,14 +59,16 @@ def explained(
     edge = min(0.5, 6 / max(h, w))
     if result.mask is None:
         soft, scores = f"scores of {method}", as_array(result.score)[index].astype(float)
-        image = draw_mask(middle, picture, scores, heat=True, edge=edge, limits=score_limits(scores))
+        limits = score_limits(scores)
+        image = draw_mask(middle, picture, scores, heat=True, edge=edge, cmap=colours_of(limits), limits=limits)
         colourbar(figure, image, axes, "score: higher is more relevant")
     else:
         mask = as_array(result.mask)[index]
         soft = f"soft mask, mean {mask.mean():.2f}"
         colourbar(figure, draw_mask(middle, picture, mask, heat=True, edge=edge), axes)
     draw_mask(right, picture, keep, edge=edge)
-    share, rule = how_many(keep, bool(rule)), rule or f"above {float(result.threshold):g}"
+    share = how_many(keep, result.threshold)
+    rule = rule or f"above {float(result.threshold):g}"
     for ax, title, label in (
         (left, "photograph", part),
         (middle, soft, f"{height} × {width} pixels for it"),
@@ -78,7 +81,7 @@ def explained(
     words = f"The ViT {before}; of the patches kept alone it {after}\n" + ("" if agree else "changed; ") + f"KL {kl:.2f} nats"
     if target is not None:
         p, q = pair[:, target]
-        words = f"{short(names[target])} is explained: {p:.2f}; of the patches kept alone {q:.2f}\n{words}"
+        words = f"Explained: {short(names[target])}, {p:.2f}; of the patches kept alone {q:.2f}\n{words}"
     below.set_title(wrap(words, WIDTH - 1), color="black" if agree else VERMILION, parse_math=False)
     for label in below.get_yticklabels():
         label.set_parse_math(False)
@@ -87,12 +90,12 @@ def explained(
     return described(figure, f"{heading} {', '.join(words.splitlines())}. {share}; {soft}; {part}.")
 
 
-def how_many(keep: Any, ranked: bool = False) -> str:
-    """Say how many patches a hard mask (h, w) keeps; a mask of all or of none is named, unless a fixed share was `ranked`."""
+def how_many(keep: Any, threshold: float | None) -> str:
+    """Say how many patches a hard mask (h, w) keeps, and what it means if gates keep all or none at a threshold."""
     keep = as_array(keep)
     words = f"{keep.sum()} of {keep.size} kept"
-    if keep.all() and not ranked:
+    if threshold is None or 0 < keep.sum() < keep.size:
+        return f"{words} ({keep.mean():.0%})"
+    if keep.any() and threshold >= 0.5:
         return f"{words}: these gates have not learned"
-    if not keep.any():
-        return f"{words}: the threshold is too high"
-    return f"{words} ({keep.mean():.0%})"
+    return f"{words}: {'all lie' if keep.any() else 'none lies'} above {threshold:g}"
