@@ -236,6 +236,7 @@ def test_fewer_bits_in_sixteen_are_no_black_picture(tmp_path, most, white):
     levels = np.linspace(0, most, 4096).astype(np.uint16).reshape(64, 64)
     for ending in ("png", "tif"):
         Image.fromarray(levels).save(tmp_path / f"radiograph.{ending}")
+        datasets.pictures._warn_once.cache_clear()
         with pytest.warns(UserWarning, match=f"no number above {white}, so"):
             pixels = np.asarray(load_image(tmp_path / f"radiograph.{ending}"))
         assert np.array_equal(pixels[..., 0], np.rint(levels * (255 / white)))
@@ -411,7 +412,17 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
     short, bands = data.leave_out_broken()
     assert str(tmp_path / "b.png") in short and "truncated" in short
     assert str(tmp_path / "d.npy") in bands and "takes 3 channels" in bands
-    assert [path.name for path in data.paths] == ["a.png", "c.png"] and data.leave_out_broken() == []
+    assert [path.name for path in data.paths] == ["a.png", "c.png"]
+    Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(tmp_path / "a.png")
+    datasets.pictures._warn_once.cache_clear()
+    with pytest.warns(UserWarning, match="no number above 4095") as caught:
+        assert data.leave_out_broken() == [] and len(data[0]) == 2
+    assert len(caught) == 1
+    for path in data.paths:
+        truncated(path)
+    with pytest.raises(ValueError, match=r"None of 2 pictures can be read: .*truncated") as error:
+        data.leave_out_broken()
+    assert_one_sentence(error.value)
 
 
 @pytest.mark.parametrize("family", ["vit", "siglip", "clip", "not_square", "dinov2_registers", "dynamic_size"])

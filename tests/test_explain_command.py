@@ -1,17 +1,20 @@
 """`python -m diffmask_lite explain`: real runs on photographs of every kind, and one sentence for each that cannot be read."""
 
+import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 import timm
 import torch
 from PIL import Image
@@ -19,8 +22,11 @@ from safetensors.torch import load_file, save_file
 
 from diffmask_lite import DiffMask, datasets, plots, weights
 from diffmask_lite.__main__ import main, parser
-from diffmask_lite.commands.explain import explain_files, load_explainer
+from diffmask_lite.attribution import METHODS
+from diffmask_lite.commands.explain import UNTRAINED, by_removal, explain_files, find_class, load_explainer, untrained_method
+from diffmask_lite.course import results
 from diffmask_lite.datasets import CIFAR10
+from diffmask_lite.plots.canvas import answers
 from families import assert_one_sentence
 from figures import assert_readable
 
@@ -134,6 +140,147 @@ def test_the_numbers_are_those_of_the_vit_asked_by_hand(here, capsys, monkeypatc
         _, (row,), _ = explain(capsys, "cat.png", "--threshold", threshold)
         mask = explainer.explain(cifar_input(CAT)).mask[0]
         assert row["threshold"] == threshold and row["keep"] == (mask > threshold).int().tolist()
+
+
+@pytest.mark.parametrize("method, target", [("integrated_drop", 5), ("gradient_input", None), ("rollout", None)])
+@torch.no_grad()
+def test_another_method_keeps_the_best_share_and_is_verified_by_dropping_the_rest(here, capsys, ours, method, target):
+    """The map is made for the class that is named; the numbers are those of this class and of the predicted one."""
+    put("cat.png")
+    asked = () if target is None else ("--target", CIFAR10.classes[target])
+    status, (row,), err = explain(capsys, "cat.png", "--method", method, "--share", "0.3", *asked)
+    assert status == 0 and f"method: {method}; the hard mask keeps the best 30%, others dropped" in err
+    vit, image = ours[0], cifar_input(CAT)
+    score = METHODS[method](vit, image, target)[0]
+    torch.testing.assert_close(torch.tensor(row["score"]), score, rtol=1e-3, atol=1e-4)
+    keep = torch.zeros(64, dtype=torch.bool).scatter(0, score.flatten().topk(19).indices, True).view(8, 8)  # 0.3 · 64 = 19.2
+    assert torch.equal(torch.tensor(row["keep"]).bool(), keep) and row["mask"] is None and row["threshold"] is None
+    p = vit(image).softmax(1)[0]
+    with taken_away(vit, keep, "drop"):
+        q = vit(image).softmax(1)[0]
+    assert [row["index"], row["index_after"]] == [p.argmax(), q.argmax()]
+    assert [row["p"], row["p_after"]] == pytest.approx([p.max().item(), q.max().item()], abs=1e-4)
+    if target is None:
+        assert "target" not in row
+    else:
+        assert row["target"] == "dog" and row["target_index"] == 5 != row["index"]
+        assert [row["target_p"], row["target_p_after"]] == pytest.approx([p[5].item(), q[5].item()], abs=1e-4)
+        assert main(["explain", "cat.png", "--method", method, *asked, "--device", "cpu"]) == 0
+        assert f"cat.png: dog ({p[5]:.2f}; it says cat ({p.max():.2f})); 13 of 64" in capsys.readouterr().out
+
+
+def test_gates_that_know_the_class_explain_the_one_that_is_named(here, capsys, monkeypatch):
+    vit, explainer = weights.load_vit(weights.folder() / "cifar10_vit.safetensors", "cifar10"), None
+    explainer = DiffMask(vit, "drop", class_aware=True).eval()
+    monkeypatch.setattr(weights, "pretrained", lambda _name: (vit, explainer))
+    put("cat.png")
+    rows = [explain(capsys, "cat.png", "--target", target)[1][0] for target in ("5", "ship")]
+    for row, target in zip(rows, (5, 8), strict=True):
+        wanted = explainer.explain(cifar_input(CAT), target=target).mask[0]
+        torch.testing.assert_close(torch.tensor(row["mask"]), wanted, rtol=1e-3, atol=1e-4)
+    assert rows[0]["score"] != rows[1]["score"]
+
+
+def test_gates_that_keep_all_or_none_are_named(here, capsys, monkeypatch, ours):
+    put("cat.png")
+    explainer = DiffMask(ours[0]).eval()  # untrained gates start open
+    monkeypatch.setattr(weights, "pretrained", lambda _name: (ours[0], explainer))
+    for threshold, words in ((0.5, "64 of 64 patches alone (these gates have not learned)"), (0.9999, "0 of 64 patches alone")):
+        assert main(["explain", "cat.png", "--threshold", str(threshold), "--device", "cpu"]) == 0
+        assert words in capsys.readouterr().out
+
+
+NAMES = ["tench, Tinca tinca", "crane", "Bengal", "crane", "0", "7"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Bengal", 2), ("2", 2), ("Tinca tinca", 0), ("tench, Tinca tinca", 0), ("tench", 0), ("0", 4), ("7", 5),
+        ("bengal", "the nearest name is 'Bengal'"), ("tinka tinca", "the nearest name is 'Tinca tinca'"),
+        ("zzz", "No class is named 'zzz'."), ("crane", "names the classes 1, 3"), ("6", "classes 0 to 5"),
+        ("-1", "classes 0 to 5"),
+    ],
+)  # fmt: skip
+def test_a_class_is_found_by_its_name_and_then_by_its_number(text, found):
+    if isinstance(found, int):
+        assert find_class(text, NAMES) == found
+        return
+    with pytest.raises(ValueError) as error:
+        find_class(text, NAMES)
+    assert found in assert_one_sentence(error.value)
+
+
+# Photographs of every shape, and files of every kind
+
+
+@pytest.mark.parametrize("method", ["diffmask", "integrated_drop"])
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_every_file_has_the_photographs_pixels_and_says_the_same(here, capsys, ours, fit, method):
+    photo = ASTRONAUT.crop((0, 0, 97, 61))
+    put("tall.png", photo)
+    status, (row,), _ = explain(
+        capsys, "tall.png", "--method", method, "--fit", fit, "--save", "overlay", "mask", "array", "heatmap"
+    )
+    names = {"overlay": "tall.png.overlay.png", "mask": "tall.png.mask.png", "heatmap": "tall.png.heatmap.png"}
+    assert status == 0 and row["figure"] is None and row["fit"] == fit
+    assert tree("explanations") == {*names.values(), "tall.png.npz"} == {Path(file).name for file in row["files"].values()}
+    pictures = {kind: Image.open(Path("explanations") / name) for kind, name in names.items()}
+    assert {picture.size for picture in pictures.values()} == {photo.size}
+    with np.load("explanations/tall.png.npz") as arrays:
+        for name in {"score", "keep", "crop"} | ({"mask"} if method == "diffmask" else set()):
+            assert np.allclose(arrays[name], row[name], atol=1e-6), name
+    left, top, right, bottom = row["crop"] = datasets.preprocess(ours[0], fit=fit).box(photo.size)
+    keep = np.array(row["keep"])
+    for kind, shown in (("mask", lambda value: value == 255), ("heatmap", lambda value: value[3] == 255)):
+        pixels = np.asarray(pictures[kind])
+        for y in range(0, 61, 4):
+            for x in range(0, 97, 5):
+                i, j = int(np.floor((y + 0.5 - top) / (bottom - top) * 8)), int(np.floor((x + 0.5 - left) / (right - left) * 8))
+                inside = 0 <= i < 8 and 0 <= j < 8
+                wanted = inside and (kind == "heatmap" or keep[i, j] == 1)
+                assert shown(pixels[y, x]) == wanted, (kind, x, y)
+    values = np.array(row["mask"] or row["score"])
+    limits = (0, 1) if method == "diffmask" else (-np.abs(values).max(), np.abs(values).max())
+    assert (
+        np.abs(np.asarray(plots.overlay(photo, values, row["crop"], limits)) - np.asarray(pictures["overlay"], int)).max() <= 1
+    )
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_vit_of_one_channel_and_one_of_thirteen(here, capsys):
+    draw = np.random.default_rng(0)
+    for channels in (1, 13):
+        torch.manual_seed(channels)
+        save_file(timm.create_model("test_vit", in_chans=channels, num_classes=5).state_dict(), f"{channels}.safetensors")
+    bands = draw.integers(0, 9000, (170, 180, 13)).astype(np.uint16)
+    Path("fields").mkdir()
+    np.save("fields/a.npy", bands)
+    tifffile.imwrite("fields/b.tif", np.moveaxis(bands, 2, 0))
+    put("fields/c.png")
+    vit = ("--model", "test_vit", "--mean", "4500", "--std", "2500", "--save", "report", "overlay")
+    status, rows, err = explain(capsys, "fields", *vit, "--weights", "13.safetensors")
+    assert status == 1 and [row["image"] for row in rows] == [f"fields{os.sep}a.npy", f"fields{os.sep}b.tif"]
+    assert rows[0]["score"] == rows[1]["score"] and {row["method"] for row in rows} == {"integrated_drop"}
+    assert any("c.png cannot be used: Three colours are not the 13 bands" in line for line in err)
+    with Image.open("explanations/a.npy.overlay.png") as overlay:
+        assert overlay.size == (180, 170)
+    radiograph = (np.asarray(CAT.convert("L")).astype(np.uint16) * 15)[:, :300]
+    Image.fromarray(radiograph).save("radiograph.png")
+    datasets.pictures._warn_once.cache_clear()
+    vit = ("--model", "test_vit", "--mean", "0.5", "--std", "0.5", "--save", "report", "overlay")
+    status, _, err = explain(capsys, "radiograph.png", *vit, "--weights", "1.safetensors")
+    assert status == 0 and any("colours become grey" in line for line in err)
+    assert sum("no number above 4095" in line for line in err) == 1
+
+
+@pytest.mark.parametrize(("family", "method"), [("vit", "integrated_drop"), ("shared_positions", "gradient_attention")])
+def test_without_gates_the_best_method_is_taken_that_the_vit_can_have(family, method):
+    options = {"img_size": 32, "num_classes": 4}
+    name = "vit_tiny_patch16_224" if family == "vit" else "vit_relpos_small_patch16_224"
+    vit = timm.create_model(name, **options, embed_dim=48, depth=2, num_heads=3).eval()
+    assert untrained_method(vit) == method
+    assert by_removal(vit).kind == ("drop" if family == "vit" else "mean")
 
 
 def test_a_batch_of_any_size_gives_the_same_and_only_one_is_read_ahead(here, capsys, monkeypatch, ours):
@@ -258,6 +405,24 @@ def test_names_of_files_are_no_formulas_and_need_be_no_text(drawing, capsys):
         assert line.startswith(f"{name.encode('utf-8', 'backslashreplace').decode()}: cat")
 
 
+def test_a_name_that_a_terminal_cannot_show_ends_no_folder(here, monkeypatch):
+    for name in ("a", "写真", "z"):
+        put(f"in/{name}.png")
+    truncated(here / "in" / "字.png")
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for _ in range(2))
+    with monkeypatch.context() as narrow:
+        narrow.setattr(sys, "stdout", out)
+        narrow.setattr(sys, "stderr", err)
+        assert main(["explain", "in", "--device", "cpu"]) == 1
+    said = [stream.buffer.getvalue().decode("cp1252") for stream in (out, err) if stream.flush() is None]
+    assert (
+        "\\u5199\\u771f.png: cat" in said[0]
+        and "z.png" in said[0]
+        and "3 explained, 1 not." in said[0]
+        and "\\u5b57.png" in said[1]
+    )
+
+
 def page(index=0, agree=True, heading="holiday/photo.jpg", h=4, w=4):
     """What `plots.explained` takes: two images, of which one is drawn, for four classes."""
     draw = torch.Generator().manual_seed(0)
@@ -279,6 +444,39 @@ def page(index=0, agree=True, heading="holiday/photo.jpg", h=4, w=4):
 )
 def test_the_figure_is_readable(arguments):
     assert_readable(lambda: plots.explained(*arguments))
+
+
+def scored():
+    """A page of scores: the second class is explained, which is likely neither before nor after."""
+    fine, picture, result, check, names, index, heading = page()
+    score = 3 * (result.mask - 0.5)
+    result = SimpleNamespace(mask=None, score=score, keep=result.keep, logits=result.logits, threshold=None)
+    options = {"method": "gradient_attention", "target": 1, "rule": "the best 20%, others the mean patch"}
+    options |= {"part": "padded for the ViT; patches of padding count as patches"}
+    return partial(plots.explained, fine, picture, result, check, names, index, heading, **options), result
+
+
+def test_the_figure_of_scores_is_readable_and_says_what_they_are():
+    draw, result = scored()
+    assert_readable(draw)
+    figure = draw()
+    middle, right, below = figure.axes[1:4]
+    bar = figure.axes[4]
+    low, high = middle.images[-1].get_clim()
+    most = result.score[0].abs().max().item()
+    assert np.allclose(middle.images[-1].get_array(), result.score[0])
+    assert (low, high) == pytest.approx((-most, most)) and "score" in bar.get_ylabel()
+    assert right.get_title().replace("\n", " ") == "hard mask, the best 20%, others the mean patch"
+    p = result.logits[0].softmax(0)[1].item()
+    assert below.get_title().startswith(f"Explained: automobile, {p:.2f}")
+    assert "automobile" in [label.get_text() for label in below.get_yticklabels()]
+
+
+def test_a_target_is_among_the_bars_however_unlikely():
+    logits = torch.tensor([9.0, 8, 7, 6, 5, -9])
+    figure = plots.Drawing()
+    answers(figure.subplots(), torch.stack([logits, logits]).softmax(1).numpy(), list("abcdef"), 5, target=5)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list("abcdf")
 
 
 def test_the_figure_shows_what_it_is_given():
@@ -359,6 +557,12 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "--threshold is a probability": ("--threshold", "1"),
         "--batch must be at least 1": ("--batch", "0"),
         "--device": ("--device", "abacus"),
+        "--share is a share": ("--share", "0"),
+        "pass one of them": ("--share", "0.1", "--threshold", "0.3"),
+        "--threshold is for masks of gates": ("--method", "direct", "--threshold", "0.3"),
+        "These gates do not know the class": ("--target", "cat"),
+        "rollout does not know the class": ("--method", "rollout", "--target", "cat"),
+        "the nearest name is 'cat'": ("--method", "direct", "--target", "cta"),
     }
     for words, arguments in refusals.items():
         status, rows, err = explain(capsys, "cat.png", *arguments)
@@ -414,6 +618,17 @@ def test_the_commands_of_the_readme(here, capsys):
         assert f"{count} explained, 0 not." in "".join(capsys.readouterr())
     options = parser().parse_args(other[3:])
     assert options.pretrained and timm.is_model(options.model) and options.gates == Path("gates.safetensors")
+
+
+def test_the_help_orders_methods_as_they_were_measured(capsys):
+    with pytest.raises(SystemExit):
+        main(["explain", "--help"])
+    named = re.findall(r"^  (\w+)  +(?:\d|the control)", capsys.readouterr().out, re.MULTILINE)
+    assert len(named) == 6 and set(named) <= set(METHODS) and named[0] == UNTRAINED[0]
+    for task in ("cifar10", "cifar10_masked"):
+        scores = results.load(task).scores.query("metric == 'srg' and removal == 'drop'").groupby("method")["value"].mean()
+        measured = [scores[name] for name in named if name in scores]
+        assert len(measured) >= 4 and measured == sorted(measured, reverse=True)
 
 
 def test_ctrl_c_says_how_far_it_came(here, capsys, monkeypatch):

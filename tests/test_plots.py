@@ -132,7 +132,7 @@ REFUSED = {
     "picture of 0 to 255": (lambda: over(PICTURES[0] * 255, RESULT.mask[0], heat=True), "^A picture"),
     "channels first": (lambda: over(PICTURES[0].permute(2, 0, 1), RESULT.mask[0]), "^A picture"),
     "smoothed": (lambda: plots.overlay(SEEN, MAPS["random"], (0, 0, 48, 48), interpolation="bilinear"), "nobody measured"),
-    "scores for a mask": (lambda: plots.overlay(SEEN, 3 * MAPS["random"], (0, 0, 48, 48)), r"pass limits=\(0.0, 2.9"),
+    "scores for a mask": (lambda: plots.overlay(SEEN, 3 * MAPS["random"], (0, 0, 48, 48)), r"pass limits=\(-2.9"),
     "a crop elsewhere": (lambda: plots.overlay(SEEN, MAPS["random"], (50, 0, 98, 48)), "outside the photograph"),
     "explanations, another mask": (lambda: plots.explanations(PICTURES, RESULT, OTHER, NAMES), "another mask"),
     "gallery, another mask": (lambda: plots.gallery(PICTURES, RESULT, OTHER, NAMES), "another mask"),

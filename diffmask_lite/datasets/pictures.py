@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,29 +31,40 @@ def load_image(path: str | os.PathLike, channels: int = 3) -> Image.Image | np.n
     Files of other numbers are returned as the arrays that they hold, for `preprocess`: `.npy`, TIFF of float or 32 bits, and
     all TIFF for a ViT that takes another number of `channels` than 1 or 3.
     Grey of 16 bits is scaled to 8: white is the largest number of 8, 10, 12, 14 or 16 bits, of which the fewest are taken that
-    hold the picture's largest number; fewer than 16 are said in a `UserWarning`.
+    hold the picture's largest number; fewer than 16 are said in a `UserWarning`, once in a process.
     Raises `ValueError` naming the file if it cannot be read, or is so large that decoding it could exhaust memory (Pillow's
     limit).
     """
-    path, said = Path(path), []
+    picture, said = _open(Path(path), channels)
+    for sentence in said:
+        _warn_once(sentence)
+    return picture
+
+
+def _open(path: Path, channels: int) -> tuple[Image.Image | np.ndarray, list[str]]:
+    """Do what `load_image` does, but return its warnings: they are no business of threads, which share Python's filters."""
+    said: list[str] = []
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a file of bytes")  # a pipe would block whoever opens it
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
+                return np.lib.format.read_array(file, allow_pickle=False), said
         if path.suffix.lower() in TIFF and channels not in (1, 3):
-            return tifffile.imread(path)
+            return tifffile.imread(path), said
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of broken EXIF, or transparency in a palette: the pixels are whole all the same
             with Image.open(path) as image:
-                picture = _eight_bits(image, said)
+                return _eight_bits(image, said), said
     except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to: SyntaxError, struct.error, …
         why = "its bytes are no kind of picture known here" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise ValueError(f"{path} cannot be read as an image ({why}).") from error
-    for sentence in said:
-        warnings.warn(sentence, stacklevel=1)  # shown once, wherever pictures are opened
-    return picture
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    """Warn once in a process: Python's own rule forgets whenever a filter changes, and a folder may hold thousands."""
+    warnings.warn(sentence, stacklevel=3)
 
 
 def _eight_bits(image: Image.Image, said: list[str]) -> Image.Image | np.ndarray:
@@ -135,12 +147,15 @@ class ImageFolder(Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[Tensor, str]:
-        return self._read(self.paths[i]), self.paths[i].parent.name
+        image, said = self._read(self.paths[i])
+        for sentence in said:
+            _warn_once(sentence)
+        return image, self.paths[i].parent.name
 
-    def _read(self, path: Path) -> Tensor:
-        picture = load_image(path, getattr(self.transform, "channels", 3))
+    def _read(self, path: Path) -> tuple[Tensor, list[str]]:
+        picture, said = _open(path, getattr(self.transform, "channels", 3))
         try:
-            return self.transform(picture)
+            return self.transform(picture), said
         except ValueError as error:
             raise ValueError(f"{path} cannot be used: {error}") from error
 
@@ -152,16 +167,18 @@ class ImageFolder(Dataset):
 
         def fault(path: Path) -> str | None:
             try:
-                self._read(path)
+                said.update(self._read(path)[1])
             except (ValueError, MemoryError) as error:
                 return str(error) or f"{path} does not fit into memory."
             return None
 
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # threads share the list of warnings
-            warnings.simplefilter("ignore")  # they come again when a picture is used
+        said: set[str] = set()
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # the filters are put back at the end
             every = pool.map(fault, self.paths)
             every = tqdm(every, total=len(self.paths), desc="open", disable=not progress, file=sys.stdout, leave=False)
             faults = list(every)
+        for sentence in sorted(said):
+            _warn_once(sentence)
         broken = [why for why in faults if why is not None]
         if len(broken) == len(self.paths):
             raise ValueError(f"None of {len(broken)} pictures can be read: {broken[0]}")

@@ -121,10 +121,9 @@ def require_map(map: Any, limits: tuple[float, float] = (0, 1)) -> ndarray:
 
 
 def score_limits(scores: Any) -> tuple[float, float]:
-    """Return the ends of the colours of scores: 0 … m, or −m … m where some are below 0, m the largest that there is."""
-    scores = as_array(scores)
-    most = float(np.abs(scores).max()) or 1.0
-    return (-most if scores.min() < 0 else 0.0), most
+    """Return the ends of the colours of scores that are no mask: −m and m, m the largest that there is."""
+    most = float(np.abs(as_array(scores)).max()) or 1.0
+    return -most, most
 
 
 def colours_of(limits: tuple[float, float]) -> str:

@@ -22,8 +22,8 @@ def overlay(
     """Lay a map (h, w) over the whole photograph, at its own resolution; what the ViT does not see is darker, with a frame.
 
     photo: a PIL image or (H, W, 3) in [0, 1]. crop: the part that the patches cover, (left, top, right, bottom) in pixels of
-    the photo, as `preprocess(vit).box(photo.size)` says. limits: the scores at the ends of the colours, (0, 1) for a mask;
-    for scores below 0, (−m, m) has colours of two kinds.
+    the photo, as `preprocess(vit).box(photo.size)` says. limits: the values at the ends of the colours, (0, 1) for a mask,
+    (−m, m) for scores, whose colours are orange above 0 and purple below.
     interpolation: "nearest" alone. A map has one number a patch. What smoothing puts between two patches, nobody measured: it
     draws detail and borders that the explanation does not have.
     Raises `ValueError` for values outside the limits, and for smoothing.

@@ -74,8 +74,8 @@ def explained(
         (middle, soft, f"{height} × {width} pixels for it"),
         (right, f"hard mask, {rule}", share),
     ):
-        ax.set_title(wrap(title, 2.7))
-        ax.set_xlabel(wrap(label, 2.7), fontsize=11)
+        ax.set_title(wrap(title, 2.4))
+        ax.set_xlabel(wrap(label, 2.4), fontsize=11)
     answers(below, pair, names, most, target=target)
     before, after = says(pair[0], names), says(pair[1], names)
     words = f"The ViT {before}; of the patches kept alone it {after}\n" + ("" if agree else "changed; ") + f"KL {kl:.2f} nats"
