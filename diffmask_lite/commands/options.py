@@ -25,7 +25,8 @@ def add_model_options(command: Any, default: str | None = None) -> None:
     group.add_argument("--names", type=Path, metavar="FILE", help="text file with a class's name in each line, in their order")
     group.add_argument(
         "--mean", type=_numbers(float), metavar="X[,X,…]",
-        help="mean of the pixels in your training, for pixels in 0 … 1, one number or one a channel (default: timm's for NAME)",
+        help="mean of the pixels in your training, for pixels in 0 … 1 (of bands in .tif and "
+        ".npy: in the unit of the file), one number or one a channel (default: timm's for NAME)",
     )  # fmt: skip
     group.add_argument("--std", type=_numbers(float), metavar="X[,X,…]", help="their standard deviation, in the same way")
     group.add_argument(
