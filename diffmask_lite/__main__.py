@@ -22,10 +22,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks becomes an escape, not an error
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends no work
+            stream.reconfigure(errors="backslashreplace")
+    options = parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"diffmask_lite: {message}", file=sys.stderr)
         try:
