@@ -240,6 +240,8 @@ def test_fewer_bits_in_sixteen_are_no_black_picture(tmp_path, most, white):
         with pytest.warns(UserWarning, match=f"no number above {white}, so"):
             pixels = np.asarray(load_image(tmp_path / f"radiograph.{ending}"))
         assert np.array_equal(pixels[..., 0], np.rint(levels * (255 / white)))
+    tifffile.imwrite(tmp_path / "negative.tif", levels, photometric="miniswhite")
+    assert np.array_equal(255 - np.asarray(load_image(tmp_path / "negative.tif")), pixels)
     deep_png(tmp_path / "colours.png", 50_000)
     assert (np.asarray(load_image(tmp_path / "colours.png")) == 50_000 // 256).all()
 
@@ -344,9 +346,9 @@ def truncated(path):
 
 
 def deep_png(path, level):
-    """Colours of 16 bits, all of one level, which Pillow reads but does not write."""
-    row = b"\0" + np.full((2, 3), level, ">u2").tobytes()
-    chunks = (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(2 * row)), (b"IEND", b"")
+    """Opaque colours of 16 bits, all of one level, which Pillow reads but does not write."""
+    row = b"\0" + np.array(2 * [level, level, level, 65535], ">u2").tobytes()
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 6, 0, 0, 0)), (b"IDAT", zlib.compress(2 * row)), (b"IEND", b"")
     data = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(data))
 

@@ -82,12 +82,15 @@ def _eight_bits(image: Image.Image, said: list[str]) -> Image.Image | np.ndarray
         most = 2 ** next(bits for bits in DEPTHS if levels.max() < 2**bits) - 1
         if most < 65535:
             said.append(f"A picture of 16 bits holds no number above {most}, so {most} is taken for white.")
+        if kind == "TIFF" and image.tag_v2.get(262) == 0:  # white is 0, which Pillow heeds for 8 bits alone
+            levels = most - levels
         return Image.fromarray((levels / (most / 255)).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         return np.asarray(upright)
-    if wide and np.asarray(upright).max() < 64:  # Pillow keeps the upper 8 bits of 16
+    picture = upright.convert("RGB")
+    if wide and np.asarray(picture).max() < 64:  # Pillow keeps the upper 8 bits of 16
         raise ValueError("its colours of 16 bits use 14 or fewer, which Pillow cuts off; save it with 8 bits a colour")
-    return upright.convert("RGB")
+    return picture
 
 
 def _require_one_page(image: Image.Image) -> None:
