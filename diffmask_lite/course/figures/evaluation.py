@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from ...plots.canvas import (
     VERMILION,
@@ -14,10 +15,14 @@ from ...plots.canvas import (
     Drawing,
     as_array,
     as_picture,
+    bare,
+    colourbar,
     described,
     draw_mask,
     in_house_style,
     new_figure,
+    outline,
+    wrap,
 )
 from ...plots.evaluation import LOOKS
 
@@ -94,3 +99,22 @@ def forgetting(table: pd.DataFrame) -> Drawing:
     ax.set_ylim(min(-0.1, means.min() - 0.05), 1.05)
     figure.legend(loc="outside upper center", ncols=min(len(methods), 4))
     return described(figure, f"Maps while weights are forgotten, from {stages[0]} to {stages[-1]}: {'; '.join(words)}.")
+
+
+@in_house_style
+def tiles(pictures: Any, maps: Any, outlined: Any, titles: Sequence[str]) -> Drawing:
+    """Draw mosaics, and below each its map by the rank of each patch, with a line around the tile that the map points at.
+
+    pictures (B, H, W, 3), maps (B, h, w), outlined: bool (B, h, w), titles: B words above the mosaics.
+    """
+    count, side = len(pictures), (WIDTH - 1.0) / len(pictures)
+    figure, axes = new_figure(2 * side + 0.6, 2, count)
+    for (above, below), picture, values, tile, title in zip(axes.T, pictures, maps, outlined, titles, strict=True):
+        picture, values = as_picture(picture), as_array(values)
+        above.imshow(picture, interpolation="nearest")
+        bare(above)
+        above.set_title(wrap(title, side))
+        image = draw_mask(below, picture, rankdata(values).reshape(values.shape) / values.size, heat=True)
+        outline(below, tile, picture.shape[:2], thickness=2)
+    colourbar(figure, image, axes, label="rank in the map")
+    return described(figure, f"Mosaics, and the tile that a map points at: {'; '.join(titles)}.")
