@@ -117,7 +117,7 @@ UNFIT = {
     "wrapped_block": (changed(lambda vit: vit.blocks.append(torch.compile(vit.blocks[1], backend="eager"))), "it is compiled"),
     "data_parallel": (lambda: nn.DataParallel(build("vit")), "it is a wrapper (pass the ViT inside it, its `.module`)"),
     "probe_fails": (changed(lambda vit: setattr(vit, "head", nn.Linear(7, 9))), "a 3 × 64 × 64 image failed"),
-    "not_pooled": (made("vit_tiny_patch16_224", img_size=64, global_pool="", **SMALL), "logits of shape (B, 10)"),
+    "not_pooled": (made("vit_tiny_patch16_224", img_size=64, global_pool="", **SMALL), "logits of shape (B, classes)"),
     "not_a_model": (lambda: "vit_tiny_patch16_224", "it is not a torch module"),
 }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import Anatomy, anatomy, guest
-from ..vit.inputs import require_images, require_target
+from ..vit.inputs import require_finite, require_images, require_target
 
 Target = int | Tensor | None
 
@@ -20,11 +20,6 @@ def require_input(vit: nn.Module, images: Tensor, target: Target) -> Anatomy:
     shape = require_images(vit, images)
     require_target(target, shape, images)
     return shape
-
-
-def pick(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return the value (B,) that each row of values (B, classes) has for its chosen class (B,)."""
-    return values.gather(1, chosen[:, None]).squeeze(1)
 
 
 @contextmanager
@@ -49,8 +44,9 @@ def reader(vit: nn.Module, tokens: Tensor) -> Tensor:
     return row / row.sum(1, keepdim=True)
 
 
-def on_grid(scores: Tensor, shape: Anatomy) -> Tensor:
-    """Turn scores of patches (B, N), or of all tokens (B, P + N), into a map (B, h, w)."""
+def on_grid(scores: Tensor, shape: Anatomy, logits: Tensor | None = None) -> Tensor:
+    """Turn scores of patches (B, N), or of all tokens (B, P + N), into a map (B, h, w); refuse NaN, in logits (B, …) too."""
+    require_finite(scores, logits)
     scores = scores.detach()[:, -shape.patches :].unflatten(1, shape.grid)
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
