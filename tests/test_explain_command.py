@@ -263,7 +263,7 @@ def page(index=0, agree=True, heading="holiday/photo.jpg", h=4, w=4):
     draw = torch.Generator().manual_seed(0)
     pictures, mask = 0.6 + 0.4 * torch.rand(2, 8 * h, 8 * w, 3, generator=draw), torch.rand(2, h, w, generator=draw)
     keep, (before, after) = mask > 0.5, 3 * torch.randn(2, 2, 4, generator=draw)
-    result = SimpleNamespace(mask=mask, keep=keep, logits=before, threshold=0.5)
+    result = SimpleNamespace(mask=mask, keep=keep, logits=before, threshold=0.5, multilabel=False)
     check = SimpleNamespace(
         kl=torch.tensor([0.037, 4.25]), agree=torch.tensor([agree] * 2), kept=keep.float().mean((1, 2)), logits=after
     )

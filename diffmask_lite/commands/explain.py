@@ -156,11 +156,8 @@ def explain_files(
         images = images.to(weight)
         result = explainer.explain(images, threshold)
         check = explainer.verify(images, result.keep, result.logits)
-        before, after = result.logits.float().softmax(1), check.logits.float().softmax(1)
+        before, after = (plots.canvas.as_p(each.logits, result.multilabel) for each in (result, check))
         for i, (path, _, view) in enumerate(group):
-            if not (before[i].isfinite().all() and after[i].isfinite().all()):
-                failed(f"The ViT's answer to {path} is not a finite number; look at its weights.")
-                continue
             photograph = plots.displayable(view, cfg["mean"], cfg["std"])[0]
             figure = plots.explained(photograph, pictures[i], result, check, names, i, _printable(path.name))
             try:
@@ -168,14 +165,22 @@ def explain_files(
             except OSError as error:
                 failed(f"The figure of {path} cannot be written to {planned[path]} ({reason(error)}).")
                 continue
-            old, new = int(before[i].argmax()), int(after[i].argmax())
+            old, new = (_answer(p[i], names, result.multilabel) for p in (before, after))
             yield {
                 "image": str(path), "figure": str(planned[path]),
-                "class": names[old], "index": old, "p": before[i, old].item(),
-                "class_after": names[new], "index_after": new, "p_after": after[i, new].item(),
+                **old, **{f"{key}_after": value for key, value in new.items()},
                 "kl": check.kl[i].item(), "kept": check.kept[i].item(), "agree": bool(check.agree[i]),
                 "threshold": threshold, "keep": result.keep[i].int().tolist(),
             }  # fmt: skip
+
+
+def _answer(p: np.ndarray, names: Sequence[str], multilabel: bool) -> dict[str, Any]:
+    """Return class, index and p of the most probable class; of a multi-label ViT lists of them, one entry a predicted label."""
+    if multilabel:
+        found = np.flatnonzero(p > 0.5).tolist()
+        return {"class": [names[i] for i in found], "index": found, "p": p[found].tolist()}
+    best = int(p.argmax())
+    return {"class": names[best], "index": best, "p": p[best].item()}
 
 
 def _groups(
@@ -288,7 +293,12 @@ def move(explainer: DiffMask, device: str | None = None) -> None:
 def _line(row: dict[str, Any]) -> str:
     keep = np.asarray(row["keep"])
     return (
-        f"{row['image']}: {short(row['class'])} ({row['p']:.2f}); {keep.sum()} of {keep.size} patches alone: "
-        f"{short(row['class_after'])} ({row['p_after']:.2f}){'' if row['agree'] else ', changed'}, KL {row['kl']:.2f} nats: "
+        f"{row['image']}: {_words(row['class'], row['p'])}; {keep.sum()} of {keep.size} patches alone: "
+        f"{_words(row['class_after'], row['p_after'])}{'' if row['agree'] else ', changed'}, KL {row['kl']:.2f} nats: "
         f"{row['figure']}"
     )
+
+
+def _words(names: str | list[str], p: float | list[float]) -> str:
+    pairs = zip(names, p, strict=True) if isinstance(names, list) else [(names, p)]
+    return ", ".join(f"{short(name)} ({q:.2f})" for name, q in pairs) or "no label"

@@ -13,6 +13,7 @@ from .canvas import (
     Drawing,
     answers,
     as_array,
+    as_p,
     as_picture,
     bare,
     colourbar,
@@ -20,7 +21,6 @@ from .canvas import (
     in_house_style,
     overlay,
     says,
-    softmax,
     wrap,
 )
 
@@ -39,7 +39,7 @@ def explained(
     mask, keep, kl = as_array(result.mask)[index], as_array(result.keep)[index], float(check.kl[index])
     if not np.isclose(float(check.kept[index]), keep.mean(), atol=1e-4):
         raise ValueError("The check is of another mask; pass explainer.verify(images, result.keep).")
-    pair = softmax(np.stack([as_array(result.logits)[index], as_array(check.logits)[index]]))
+    pair = as_p(np.stack([as_array(result.logits)[index], as_array(check.logits)[index]]), result.multilabel)
     agree, most = bool(check.agree[index]), min(5, pair.shape[1])
     (height, width), (h, w) = picture.shape[:2], keep.shape
     tall, bars = 2.6 * height / width + 0.6, 0.42 * most + 1.0
@@ -62,7 +62,7 @@ def explained(
         ax.set_xlabel(label, fontsize=11)
     colourbar(figure, image, axes)
     answers(below, pair, names, most)
-    before, after = says(pair[0], names), says(pair[1], names)
+    before, after = (says(p, names, result.multilabel) for p in pair)
     words = f"The ViT {before}; of the patches kept alone it {after}\n" + ("" if agree else "changed; ") + f"KL {kl:.2f} nats"
     below.set_title(wrap(words, WIDTH - 1), color="black" if agree else VERMILION, parse_math=False)
     for label in below.get_yticklabels():
