@@ -382,6 +382,10 @@ def test_auroc_is_the_share_of_pairs_won(tied):
     wanted = [slow_auroc(m, t) for m, t in zip(maps, truth, strict=True)]
     np.testing.assert_allclose(image_auroc(maps, truth), wanted)
     assert np.isnan(wanted[:2]).all()
+    for dtype in (torch.uint8, torch.int64, torch.float32):  # where ~ and & mean something else
+        assert pooled_auroc(maps, truth.to(dtype)) == pooled_auroc(maps, truth)
+        assert pooled_iou((maps > 0.5).to(dtype), truth.to(dtype)) == pooled_iou(maps > 0.5, truth)
+    refused(lambda: image_auroc(maps, 255 * truth.int()), "nothing but 0 and 1")
 
 
 def test_pooled_iou_counts_images_with_nothing_to_find():
