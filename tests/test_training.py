@@ -267,6 +267,21 @@ def test_the_vit_is_left_as_it_was_and_a_placeholder_moves_if_it_is_learned(imag
     assert all(p.grad is None for p in vit.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates_and_a_learned_placeholder_of_a_vit_in_half_precision_learn_in_single(images, dtype):
+    """Adam's second moments are below the smallest number of float16: its steps were infinite."""
+    vit = build("vit").to(dtype)
+    for options, settings in (({"placeholder": "learned"}, {}), (RANKED["explainer"], RANKED["fit"])):
+        explainer = DiffMask(vit, **options)
+        before = weights(explainer)
+        fit(explainer, images.to(dtype), 3, **QUICK, **settings)
+        moved = (weights(explainer) - before).abs()
+        assert 0 < moved.max() < 0.1 and {p.dtype for p in explainer.parameters()} == {torch.float32}
+        with pytest.raises(ValueError, match=rf"step 0: Images are torch.float32, .* use images.to\({dtype}\)") as error:
+            fit(explainer, images, 3, **QUICK, **settings)
+        assert_one_sentence(error.value)
+
+
 def test_autocast_changes_the_arithmetic_and_little_else(images):
     exact, rough = (
         fit(DiffMask(shared("vit"), "drop"), images, 2, autocast=dtype, eps=1.0, **QUICK) for dtype in (None, torch.bfloat16)

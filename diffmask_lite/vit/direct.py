@@ -150,7 +150,8 @@ class Carried:
 
 def class_direction(model: nn.Module, wanted: Tensor) -> Tensor:
     """Return where the head wants what it reads to go, (B, D), of mean square 1; wanted: (B, classes)."""
-    return F.normalize(wanted @ model.head.weight.detach(), dim=-1) * model.head.weight.shape[1] ** 0.5
+    weight = model.head.weight.detach().to(wanted.dtype)
+    return F.normalize(wanted @ weight, dim=-1) * weight.shape[1] ** 0.5
 
 
 def _is_identity(norm: nn.Module | None) -> bool:
