@@ -22,7 +22,8 @@ def direct(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
     shape = require_input(vit, images, target)
     with guest(vit), observe_carried(vit) as carried:
         logits = vit(images)
-    return on_grid(carried.terms(log_odds_slope(logits, chosen_classes(logits, target, shape.multilabel))).sum((1, 2)), shape)
+    wanted = log_odds_slope(logits, chosen_classes(logits, target, shape.multilabel))
+    return on_grid(carried.terms(wanted).sum((1, 2)), shape, logits)
 
 
 @torch.no_grad()
@@ -36,4 +37,5 @@ def direct_paths(vit: nn.Module, images: Tensor, target: Target = None, generato
     shape = require_input(vit, images, target)
     with guest(vit), observe_carried(vit) as carried:
         logits = vit(images)
-    return on_grid(carried.paths(log_odds_slope(logits, chosen_classes(logits, target, shape.multilabel))).sum(1), shape)
+    wanted = log_odds_slope(logits, chosen_classes(logits, target, shape.multilabel))
+    return on_grid(carried.paths(wanted).sum(1), shape, logits)

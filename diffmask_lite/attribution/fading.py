@@ -28,8 +28,9 @@ def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, rem
         logits = predict_unchecked(vit, pixels, keep.unflatten(1, shape.grid), removal).float()
         # Cloned, since autograd keeps it, which a tensor of inference mode would forbid.
         chosen = chosen_classes(logits, target, shape.multilabel).clone()
-        (slope,) = torch.autograd.grad(log_odds_of(logits, chosen).sum(), keep)
-    return slope
+        odds = log_odds_of(logits, chosen)
+        (slope,) = torch.autograd.grad(odds.sum(), keep)
+    return torch.where(odds.isfinite()[:, None], slope, torch.nan)  # a logit of NaN can have a finite slope
 
 
 def gradient_drop(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
