@@ -151,7 +151,7 @@ def test_an_order_alone_is_learned_from_the_term_alone(images):
     # processor: at one weight of 23,525, whose first gradient was 4e-8 of the largest. With the same attention none differed.
     assert_gradients_agree(gradients(explainer), gradients(by_hand))
     assert math.isnan(history.kl[0]) and math.isnan(history.alpha[0]) and history.kept == [(score > 0).float().mean().item()]
-    assert "loss -" in history.words() or "loss 0" in history.words()
+    assert history.words() == f"correlation {-history.loss:.3f}" and history.correlation == -history.loss
 
 
 def test_fit_finds_the_counted_cells_of_the_colour_grid():

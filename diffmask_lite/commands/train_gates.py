@@ -19,7 +19,7 @@ from .. import weights
 from ..datasets import ImageFolder, preprocess
 from ..diffmask import PLACEHOLDERS, DiffMask
 from ..training import RANKED, calibrate, fit, hold_out, teach
-from ..training.calibration import CUT_EPS
+from ..training.calibration import CUT_EPS, ENOUGH
 from ..training.distributed import fast_bfloat16, join
 from ..vit import models
 from ..vit.storage import load_tensors
@@ -148,6 +148,8 @@ def run(options: argparse.Namespace) -> None:
         if held_out is not None:
             few = torch.stack([held_out[i][0] for i in range(min(CUT_IMAGES, len(held_out)))]).to(next(vit.parameters()))
             kl = calibrate(explainer, few, options.eps or CUT_EPS, batch=options.batch)
-            print(f"each image is kept as far down its order as it needs: KL {kl:.3f} on {len(few)} held-out images")
+            if len(few) < ENOUGH:
+                print(f"{len(few)} images held out are few: all share one cut; from {ENOUGH} on, each has a cut of its own")
+            print(f"masks are cut to a mean KL {kl:.3f} on {len(few)} held-out images")
         explainer.save(path)
         print(f"{path}: gates for {options.model}")

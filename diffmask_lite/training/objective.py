@@ -166,7 +166,9 @@ class Ranking:
         log_kept, none = step.log_kept, step.gates.new_tensor(math.nan)
         kept = (log_kept > math.log(0.5)).float().mean()
         loss = self.term(step, log_odds(log_kept))
-        return {"loss": loss, "kl": none, "kept": kept, "agree": none, "sparsity": log_kept.exp().mean()}
+        found = {"loss": loss, "kl": none, "kept": kept, "agree": none, "sparsity": log_kept.exp().mean()}
+        inner = getattr(self.term, "func", self.term)
+        return found | ({"correlation": -loss} if inner is by_slope or isinstance(inner, Taught) else {})
 
     def update(self, depth: int, kl: float) -> None:
         """There is no multiplier to move."""
