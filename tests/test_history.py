@@ -52,5 +52,7 @@ def test_rows_go_out_and_come_in_by_name():
     again.extend(whole.rows())
     assert again.frame().equals(whole.frame()) and list(whole.frame()) == list(COLUMNS) and len(again) == STEPS
     assert whole.words() == "KL 0.050, α 2.0, kept 0.30" and whole.frame().kept.tolist() == FALLING.tolist()
+    again.add(step=STEPS, kl=-1e-9, kept=1, agree=1, sparsity=1, alpha=1, layer=3)
+    assert again.words().startswith("KL 0.000,"), "rounding leaves a KL of −0"
     again.add(loss=0.5, step=STEPS, kl=0, kept=1, agree=1, sparsity=1, alpha=1, layer=3, more="is left out")
     assert again.loss == 0.5 and again.layer[-1] == 3 and len(whole) == STEPS

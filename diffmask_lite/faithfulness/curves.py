@@ -191,7 +191,7 @@ def ask(
         else:
             there = images.device
             logits = predict_unchecked(vit, images[rows.to(there)], kept.to(there), removal, stream(seed, "noise")).cpu()
-        p, kl = p_of(logits.double(), chosen[rows]), kl_divergence(whole[rows], logits, shape.multilabel)
+        p, kl = p_of(logits.double(), chosen[rows]), kl_divergence(whole[rows], logits, shape.multilabel).clamp(min=0) + 0.0
         answers.append(torch.stack([p, kl.double(), same_answer(whole[rows], logits, shape.multilabel)]))
     answers = torch.cat(answers, dim=1)
     require_finite(torch.zeros(len(images)).double().index_add_(0, which, answers.sum(0)))  # one number an image

@@ -54,7 +54,7 @@ class History:
             return f"correlation {self.correlation:.3f}"
         if math.isnan(self.kl[-1]):  # no mask was tried
             return f"loss {self.loss:.3f}"
-        return f"KL {self.kl[-1]:.3f}, α {self.alpha[-1]:.1f}, kept {self.kept[-1]:.2f}"
+        return f"KL {max(0.0, self.kl[-1]):.3f}, α {self.alpha[-1]:.1f}, kept {self.kept[-1]:.2f}"
 
     def diagnosis(self) -> str:
         """Say in a sentence how the training went, from the medians of its last tenth, of the tenth before, and of its end.
@@ -81,4 +81,4 @@ class History:
         return f"settled: {where}."
 
     def _where(self, row: pd.Series) -> str:
-        return f"KL {row.kl:.2g} nats for ε = {self.eps:g}, {row.kept:.0%} kept, α {row.alpha:.2g}"
+        return f"KL {max(0.0, row.kl):.2g} nats for ε = {self.eps:g}, {row.kept:.0%} kept, α {row.alpha:.2g}"
