@@ -11,7 +11,7 @@ from diffmask_lite import RANKED, DiffMask, Ranking, calibrate, fit, plots, trai
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.faithfulness import evaluate, mask_scores
 from diffmask_lite.gates import Cut
-from diffmask_lite.vit import UnfitViT, anatomy, predict
+from diffmask_lite.vit import UnfitViT, anatomy, models, predict
 from diffmask_lite.vit.head import chosen_classes, kl_divergence, log_odds_of, log_odds_slope, log_p_of, p_of, same_answer
 from families import CLASSES, assert_one_sentence, build, some_images, some_keep
 from figures import NAMES, altered, data
@@ -192,6 +192,16 @@ def test_heads_that_predict_no_class_are_refused_by_name():
     with pytest.raises(ValueError, match=r"per_class .* class_aware") as error:
         DiffMask(VIT, per_class=True)
     assert_one_sentence(error.value)
+
+
+def test_a_single_label_is_a_two_class_problem():
     one = labelled()
     one.head = nn.Linear(48, 1)
-    assert anatomy(one).classes == 1 and DiffMask(one).explain(IMAGES).multilabel
+    assert anatomy(one).classes == 1
+    keep, two = some_keep(one, [4, 9, 13]), models.two_class(one)
+    assert not anatomy(two).multilabel and models.class_names(one) == ["class 0"]
+    kl, wanted = (DiffMask(vit).verify(IMAGES, keep).kl for vit in (one, two))
+    torch.testing.assert_close(kl, wanted, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UnfitViT, match="head of one logit"):
+        one.pretrained_cfg["problem_type"] = None
+        anatomy(one)

@@ -258,8 +258,8 @@ def describe(
         cfg[key] = values
     if names is not None:
         words = list(names) if isinstance(names, list | tuple) else _lines(Path(names))
-        if len(words) != vit.num_classes:
-            raise ValueError(f"There are {len(words)} names of classes, but the ViT has {vit.num_classes} classes.")
+        if len(words) != sizes.classes:
+            raise ValueError(f"There are {len(words)} names of classes, but the ViT has {sizes.classes} classes.")
         cfg |= {"label_names": words, "label_descriptions": None}
 
 
@@ -277,7 +277,7 @@ def class_names(vit: nn.Module) -> list[str]:
     """Return a word for each class: `label_names` of `vit.pretrained_cfg`, ImageNet's for a head of timm's that has as many
     classes as timm's weights of ImageNet, else "class 0", "class 1", …
     """
-    cfg, classes = getattr(vit, "pretrained_cfg", None) or {}, range(vit.num_classes)
+    cfg, classes = getattr(vit, "pretrained_cfg", None) or {}, range(anatomy(vit).classes)
     names, words = cfg.get("label_names"), cfg.get("label_descriptions") or {}
     if isinstance(names, dict):  # from JSON, whose keys are strings
         names = [names[i] for i in sorted(names, key=int)]
