@@ -173,6 +173,8 @@ WRONG = [
     (["--weights", "FILE", "--data", ".", "--start", "x"], "There is no weights file x"),
     (["--weights", "FILE", "--data", "broken"], "broken.png cannot be read as an image"),
     (["--weights", "FILE", "--data", "broken", "--ranked", "--eps", "0"], "--eps must be above 0"),
+    (["--weights", "FILE", "--data", "broken", "--ranked", "--steps", "0"], "--steps must be at least 1"),
+    (["--weights", "FILE", "--data", "broken", "--steps", "-5"], "--steps must be at least 1"),
 ]
 
 

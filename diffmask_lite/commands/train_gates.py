@@ -100,6 +100,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("Placeholder and kind of gates come with --start; leave --placeholder, --per-class, --context out.")
     if options.eps is not None and not options.eps > 0:
         raise ValueError(f"--eps must be above 0, but it is {options.eps}.")
+    if options.steps < 1:  # before maps are made to learn from
+        raise ValueError(f"--steps must be at least 1, but it is {options.steps}.")
     config = load_tensors(options.start)[1] if options.start else {}
     vit = models.load(options.model, options.weights, options.pretrained, shape=config.get("shape"), **model_settings(options))
     data, held_out, settings = ImageFolder(options.data, preprocess(vit)), None, {}
