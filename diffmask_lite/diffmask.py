@@ -212,11 +212,11 @@ class DiffMask(nn.Module):
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
         depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}. The ViT then makes no prediction, so
             gates that know the class take no depth. What a depth is worth: `experiments/depth.py`.
-        target: the class to explain, an int or one for each image, LongTensor (B,), by default each image's predicted class;
-            for class-aware gates alone, since others do not know the class.
+        target: the class to explain, an int or one for each image, LongTensor (B,), by default each image's predicted class,
+            or set of labels; for class-aware gates alone, since others do not know the class.
         Raises `ValueError` on input that does not fit.
         """
-        self.require_same_vit()
+        self.require_same_shape()
         require_images(self.vit, images)
         if not 0 <= threshold < 1:
             raise ValueError(f"The threshold is a probability in [0, 1), but it is {threshold}.")
@@ -239,7 +239,7 @@ class DiffMask(nn.Module):
         require_finite(score, prediction)
         return Explanation(mask, mask > threshold, layers, prediction, threshold, score, self.shape.multilabel)
 
-    def require_same_vit(self) -> None:
+    def require_same_shape(self) -> None:
         """Raise `ValueError` if the ViT got another head, image size or depth after these gates were made for it."""
         now = asdict(anatomy(self.vit))
         for key, value in asdict(self.shape).items():
@@ -266,7 +266,7 @@ class DiffMask(nn.Module):
         if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
             kind = keep.dtype if isinstance(keep, Tensor) else f"a {type(keep).__name__}"
             raise ValueError(f"verify scores a hard mask, so keep must be a bool tensor, but it is {kind}; use mask > 0.5.")
-        self.require_same_vit()
+        self.require_same_shape()
         masked = predict(self.vit, images, keep, self.placeholder if removal is None else removal)
         if logits is None:
             logits = predict_unchecked(self.vit, images)

@@ -70,7 +70,8 @@ class History:
             return f"collapsed: shut gates pass no gradient back ({self._where(end)}); start again, with a smaller lr."
         last, before = table.iloc[-tenth:].median(), table.iloc[-2 * tenth : -tenth].median()
         if math.isnan(last.kl):  # no mask was tried
-            return f"ordered: the gates learned an order alone, {self.words()} in the last step."
+            last = "" if math.isnan(self.loss) else f", {self.words()} in the last step"
+            return f"ordered: the gates learned an order alone{last}."
         where = self._where(last)
         if last.kl > 2 * self.eps:
             return f"violated: the masks change the prediction too much ({where}); train longer, with more room for α to grow."
