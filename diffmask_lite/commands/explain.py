@@ -53,7 +53,7 @@ def load_explainer(
 
     model: "cifar10" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save` wrote.
     weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
-    settings: `size`, `mean`, `std` and `names` of `models.load`, for a ViT that is not ours.
+    settings: `size`, `mean`, `std`, `names` and `multilabel` of `models.load`, for a ViT that is not ours.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
     """
     if pretrained and weights_file:
