@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .gates import Cut, Gate, PublishedGate, log_odds, log_open, normalise, standardised
 from .vit import anatomy, guest, mean_patch, observe, predict, weigh_tokens
-from .vit.direct import class_direction, log_odds_slope, observe_carried
-from .vit.inputs import chosen_classes, require_images, require_placeholder, require_target
+from .vit.direct import class_direction, observe_carried
+from .vit.head import chosen_classes, kl_divergence, log_odds_slope, same_answer
+from .vit.inputs import require_finite, require_images, require_logits, require_placeholder, require_target
 from .vit.removal import predict_unchecked
 from .vit.storage import fingerprint, load_tensors, same_weights, save_tensors
 
@@ -37,6 +37,7 @@ class Explanation:
     logits: Tensor | None  # (B, classes): the ViT's prediction on the whole image; None where the pass was stopped early
     threshold: float
     score: Tensor  # float (B, h, w): the mask's log-odds, for ranking: its order, without the ties that rounding to 1 makes
+    multilabel: bool = False  # whether each logit is of a label on its own
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Check:
     """What the ViT says when it sees only the patches that were kept."""
 
     kl: Tensor  # (B,): KL(p(x) ‖ p(masked x)) in nats, 0 where the prediction is untouched
-    agree: Tensor  # bool (B,): the most probable class is the same
+    agree: Tensor  # bool (B,): the most probable class is the same, or the set of labels above ½
     kept: Tensor  # (B,): share of patches kept
     logits: Tensor  # (B, classes): the ViT's prediction on the kept patches alone
 
@@ -53,16 +54,11 @@ class _Enough(Exception):
     """Raised in a hook to end a forward pass of which no more is needed."""
 
 
-def kl_divergence(logits: Tensor, masked: Tensor) -> Tensor:
-    """Return KL(p ‖ q) in nats, (B,), for p = softmax(logits) and q = softmax(masked), both (B, classes)."""
-    p, q = logits.float().log_softmax(-1), masked.float().log_softmax(-1)
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-
-
 class DiffMask(nn.Module):
     """Gates, and a placeholder for removed patches, that explain one frozen ViT.
 
-    vit: a timm ViT; `vit.anatomy` says what fits. It is a guest: not a submodule, never changed, and it decides the device.
+    vit: a timm ViT; `vit.anatomy` says what fits, and how to name a multi-label head. It is a guest: not a submodule, never
+        changed, and it decides the device.
     placeholder: what stands for a removed patch, as a patch embedding before positions. "mean": the embedding of an all-zero
         normalised patch; "zero": the zero vector; "learned": trained with the gates; or a tensor (D,) or (N, D). "drop":
         nothing, the tokens of removed patches are dropped, by degrees while gates learn; for a ViT that was trained with
@@ -103,6 +99,8 @@ class DiffMask(nn.Module):
         if per_class + class_aware > 1 or (published and (per_class or class_aware or context)):
             raise ValueError("Gates are published, per_class or class_aware, and the published read no context: choose one.")
         self.shape, self.per_class, self.context = anatomy(vit, refresh=True), per_class, context or class_aware
+        if per_class and self.shape.multilabel:
+            raise ValueError("per_class mixes by one class distribution, which a multi-label ViT lacks; use class_aware.")
         self.class_aware, self.published = class_aware, published
         self.cut: Cut | None = None  # see `explain`
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
@@ -117,7 +115,7 @@ class DiffMask(nn.Module):
         if self.kind == "drop":
             self.placeholder = start
         elif self.kind == "learned":
-            self.placeholder = nn.Parameter(start)
+            self.placeholder = nn.Parameter(start.float())  # the steps of Adam are lost in half precision, or infinite
         else:
             self.register_buffer("placeholder", start)
         self.to(next(vit.parameters()).device)
@@ -190,7 +188,7 @@ class DiffMask(nn.Module):
             with suppress(_Enough):
                 prediction = self.vit(images)
             if seen is not None:
-                wanted = log_odds_slope(prediction, chosen_classes(prediction, target))
+                wanted = log_odds_slope(prediction, chosen_classes(prediction, target, self.shape.multilabel))
                 known, carried = {"direction": class_direction(self.vit, wanted.float())}, self._scaled(seen.paths(wanted))
         pairs = zip(self.gates, hidden, strict=False)
         if self.per_class:
@@ -214,10 +212,11 @@ class DiffMask(nn.Module):
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
         depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}. The ViT then makes no prediction, so
             gates that know the class take no depth. What a depth is worth: `experiments/depth.py`.
-        target: the class to explain, an int or one for each image, LongTensor (B,), by default each image's predicted class;
-            for class-aware gates alone, since others do not know the class.
+        target: the class to explain, an int or one for each image, LongTensor (B,), by default each image's predicted class,
+            or set of labels; for class-aware gates alone, since others do not know the class.
         Raises `ValueError` on input that does not fit.
         """
+        self.require_same_shape()
         require_images(self.vit, images)
         if not 0 <= threshold < 1:
             raise ValueError(f"The threshold is a probability in [0, 1), but it is {threshold}.")
@@ -235,9 +234,19 @@ class DiffMask(nn.Module):
         score, layers = log_odds(log_mask), each.exp().unflatten(2, self.shape.grid)
         mask = log_mask.exp()
         if self.cut is not None:
-            score = standardised(score) - self.cut(score, prediction)[:, None, None]
+            score = standardised(score) - self.cut(score, prediction, self.shape.multilabel)[:, None, None]
             mask = score.sigmoid()
-        return Explanation(mask, mask > threshold, layers, prediction, threshold, score)
+        require_finite(score, prediction)
+        return Explanation(mask, mask > threshold, layers, prediction, threshold, score, self.shape.multilabel)
+
+    def require_same_shape(self) -> None:
+        """Raise `ValueError` if the ViT got another head, image size or depth after these gates were made for it."""
+        now = asdict(anatomy(self.vit))
+        for key, value in asdict(self.shape).items():
+            if now[key] != value:
+                raise ValueError(
+                    f"The ViT had {key} {value} when its gates were made, and now has {now[key]}; make them again."
+                )
 
     def _require_depth(self, depth: int) -> None:
         if self.per_class or self.class_aware:
@@ -257,15 +266,20 @@ class DiffMask(nn.Module):
         if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
             kind = keep.dtype if isinstance(keep, Tensor) else f"a {type(keep).__name__}"
             raise ValueError(f"verify scores a hard mask, so keep must be a bool tensor, but it is {kind}; use mask > 0.5.")
+        self.require_same_shape()
         masked = predict(self.vit, images, keep, self.placeholder if removal is None else removal)
-        logits = predict_unchecked(self.vit, images) if logits is None else logits
-        agree = logits.argmax(-1) == masked.argmax(-1)
-        kl = kl_divergence(logits, masked).clamp(min=0)  # rounding can leave −1e-8
-        return Check(kl, agree, keep.flatten(1).float().mean(1), masked)
+        if logits is None:
+            logits = predict_unchecked(self.vit, images)
+        require_logits(logits, self.shape, images)
+        require_finite(logits, masked)
+        kl = kl_divergence(logits, masked, self.shape.multilabel).clamp(min=0) + 0.0  # rounding can leave −1e-8, or −0
+        return Check(kl, same_answer(logits, masked, self.shape.multilabel), keep.flatten(1).float().mean(1), masked)
 
     def config(self) -> dict:
         """What a weights file must say besides numbers, so that it can only be loaded where it fits."""
         shape = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.shape).items()}
+        if not self.shape.multilabel:  # as in older files
+            del shape["multilabel"]
         about = {"kind": "diffmask", "placeholder": self.kind, **{key: getattr(self, key) for key in OPTIONS}}
         return about | {"shape": shape, "vit": fingerprint(self.vit)}
 
@@ -289,11 +303,12 @@ class DiffMask(nn.Module):
         kind = {key: config[key] for key in OPTIONS if key in config}  # older files lack the newer ones
         explainer = cls(vit, placeholder, **kind)
         mine = explainer.config()
-        for key, value in mine["shape"].items():
-            if key == "classes" and not same_vit and not explainer.per_class:
+        for key in dict.fromkeys([*mine["shape"], *config["shape"]]):
+            if key in ("classes", "multilabel") and not same_vit and not explainer.per_class:
                 continue
-            if config["shape"][key] != value:
-                raise ValueError(f"{path} is for a ViT with {key} {config['shape'][key]}, but this one has {key} {value}.")
+            was, now = (shape.get(key, False) for shape in (config["shape"], mine["shape"]))
+            if was != now:
+                raise ValueError(f"{path} is for a ViT with {key} {was}, but this one has {key} {now}.")
         same = same_weights(config["vit"], mine["vit"])
         if same_vit and not same:
             raise ValueError(

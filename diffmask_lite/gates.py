@@ -158,24 +158,33 @@ class Cut:
     offset: float
     weights: tuple[float, ...] = ()  # one a feature; none where all images have the same cut
 
+    def __post_init__(self):
+        if not all(map(math.isfinite, (self.offset, *self.weights))):
+            raise ValueError("A cut must be made of finite numbers; learn it again with `calibrate`.")
+
     RANKS = (0.0, 0.03, 0.08, 0.16, 0.25, 0.4, 0.63, 1.0)  # places in the order, as shares of it
 
-    def __call__(self, score: Tensor, logits: Tensor | None) -> Tensor:
+    def __call__(self, score: Tensor, logits: Tensor | None, multilabel: bool = False) -> Tensor:
         """Return the cut of each image, (B,), in standard deviations above the mean; score (B, h, w), logits (B, classes)."""
         if not self.weights:
             return score.new_full((len(score),), self.offset)
-        return self.features(score, logits) @ score.new_tensor(self.weights) + self.offset
+        return self.features(score, logits, multilabel) @ score.new_tensor(self.weights) + self.offset
 
     @classmethod
-    def features(cls, score: Tensor, logits: Tensor) -> Tensor:
+    def features(cls, score: Tensor, logits: Tensor, multilabel: bool = False) -> Tensor:
         """Return what is looked at to see how much of an image is needed, (B, 13).
 
-        Of the prediction, its log-odds and its entropy. Of the score, the logarithm of its spread, its skewness and the
-        logarithm of its kurtosis, and the standardised scores at the places `RANKS` of the order.
+        Of the prediction, its log-odds and its entropy; of a multi-label one, those of all labels together. Of the score, the
+        logarithm of its spread, its skewness and the logarithm of its kurtosis, and the standardised scores at the places
+        `RANKS` of the order.
         """
-        log_p = logits.float().log_softmax(-1)
-        sure = log_odds(log_p.amax(-1)).clamp(max=20)
-        entropy = -(log_p.exp() * log_p).sum(-1)
+        logits = logits.float()
+        if multilabel:  # a two-class problem for each label
+            log_p = torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], -1)  # (B, labels, 2)
+        else:
+            log_p = logits.log_softmax(-1)[:, None]  # (B, 1, classes)
+        sure = log_odds(log_p.amax(-1).sum(-1)).clamp(max=20)
+        entropy = -(log_p.exp() * log_p).sum(-1).sum(-1)
         flat = standardised(score).flatten(1)
         places = [round(share * (flat.shape[1] - 1)) for share in cls.RANKS]
         ordered = flat.sort(1, descending=True).values[:, places]

@@ -89,7 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     if ranked:
         train, held_out = hold_out(train)
         images, log = torch.stack([image for image, *_ in held_out]), checkpoint.with_suffix(".csv")
-        eps, per_image = options.eps or (0.25 if name == "cifar10" else CUT_EPS), name != "cifar10"
+        per_image, shipped = name != "cifar10", 0.25 if name == "cifar10" else CUT_EPS
+        eps = shipped if options.eps is None else options.eps
         if name != "cifar10":
             train = Subset(train.dataset, train.indices[:TAUGHT])
             settings |= {"objective": teach(vit, train)}

@@ -30,7 +30,7 @@ def data(h=4, w=4, patch=8, images=2, states=4):
     logits[:, 3], masked[:, 3], masked[-1, 0] = 4.0, 3.0, 9.0  # says cat; of the last image's kept patches, airplane
     keep = mask > 0.5
     layers = mask[:, None].expand(-1, states, -1, -1) ** (1 / states)
-    result = SimpleNamespace(mask=mask, keep=keep, layers=layers, logits=logits, threshold=0.5)
+    result = SimpleNamespace(mask=mask, keep=keep, layers=layers, logits=logits, threshold=0.5, multilabel=False)
     kl = torch.linspace(0.037, 4.25, images)
     kept = keep.float().mean((1, 2))
     check = SimpleNamespace(kl=kl, agree=logits.argmax(1) == masked.argmax(1), kept=kept, logits=masked)

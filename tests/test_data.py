@@ -1,5 +1,6 @@
 """The images of each step: a function of the seed and the place in the run, whatever the data set draws."""
 
+import os
 import random
 
 import numpy as np
@@ -55,6 +56,31 @@ def test_worker_processes_give_the_same_batches_and_the_callers_random_numbers_s
         with pytest.raises(ValueError, match=words) as error:
             next(batches(shared("vit"), data, 0, 4, slice(0, 4), range(3), workers=1))
         assert_one_sentence(error.value)
+
+
+class Dying(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        os._exit(1)  # as a spawned process that does not find the notebook in which the data set is defined
+
+
+def test_a_data_set_that_other_processes_cannot_have_is_told_what_to_do():
+    class Local(Dying):
+        pass
+
+    with pytest.raises(ValueError, match=r"step 0: a process that loads images ended .* pass workers=0") as error:
+        next(batches(shared("vit"), Dying(), 0, 4, slice(0, 4), range(3), workers=1))
+    assert_one_sentence(error.value)
+    before = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    try:
+        with pytest.raises(ValueError, match=r"cannot be sent .*Local.* not in a notebook .* pass workers=0") as error:
+            next(batches(shared("vit"), Local(), 0, 4, slice(0, 4), range(3), workers=1))
+    finally:
+        torch.multiprocessing.set_start_method(before, force=True)
+    assert_one_sentence(error.value)
 
 
 def test_a_digest_knows_images_and_their_order_and_not_how_they_are_kept(images):

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from diffmask_lite import DiffMask
+from diffmask_lite.diffmask import kl_divergence
+from diffmask_lite.faithfulness import mask_scores
 from diffmask_lite.gates import TEMPERATURE, Cut, Gate, normalise
 from diffmask_lite.vit import anatomy, hidden_states, observe, predict
 from diffmask_lite.vit.storage import load_tensors, save_tensors
@@ -167,6 +169,20 @@ def test_verify_scores_the_very_mask_it_is_given(removal):
     vit.register_forward_pre_hook(lambda _m, args: passes.append(len(args[0])))
     torch.testing.assert_close(explainer.verify(images, keep, logits, removal).kl, check.kl, rtol=0, atol=1e-5)
     assert sum(passes) == len(images), "a prediction that is at hand is not made again"
+
+
+@torch.no_grad()
+def test_no_kl_is_below_0_or_is_minus_0():
+    images, keep, raw, found = IMAGES.clone(), torch.ones(3, 4, 4, dtype=torch.bool), [], []
+    images[:, :, :16, :16], keep[:, 0, 0] = 0, False  # the patch that is removed is the mean patch already
+    whole = VIT(images)
+    for seed in range(20):
+        logits = whole * (1 + 1e-7 * torch.randn(3, 10, generator=torch.Generator().manual_seed(seed)))
+        raw.append(kl_divergence(logits, whole))
+        found.append(DiffMask(VIT).verify(images, keep, logits, "mean").kl)
+        scores = mask_scores(VIT, images, {"one": keep}, "mean", logits=logits)
+        found.append(torch.tensor(scores[scores["metric"] == "sufficiency"]["value"].to_numpy()))
+    assert torch.cat(raw).signbit().any() and torch.cat(found).max() < 1e-5 and not torch.cat(found).signbit().any()
 
 
 MAX_POOLED = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, global_pool="max", **SMALL).eval()

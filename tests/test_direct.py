@@ -9,7 +9,8 @@ from torch import nn
 from diffmask_lite import DiffMask
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.vit import UnfitViT, anatomy, explicit_attention
-from diffmask_lite.vit.direct import log_odds_slope, observe_carried
+from diffmask_lite.vit.direct import observe_carried
+from diffmask_lite.vit.head import log_odds_slope
 from families import FAMILIES, double, left_as_it_was, shared, some_images
 
 SUMS = [family for family in FAMILIES if family != "siglip"]  # whose head pools by attention

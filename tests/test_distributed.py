@@ -159,7 +159,9 @@ def test_what_goes_wrong_in_one_process_stops_both_in_one_sentence(pair):
 
 def test_the_command_learns_the_same_and_only_the_main_process_speaks(folder, tmp_path):
     said = (folder / "said").read_text()
-    assert said.count("20 steps") + said.count("settled") + said.count("idle") + said.count("moving") + said.count("uncut") == 4
+    assert (
+        said.count("20 steps") + said.count("settled") + said.count("idle") + said.count("moving") + said.count("ordered") == 4
+    )
     assert said.count("9 images, 2 processes") == said.count("test_vit_gates.csv: 4 steps") == 1
     assert main(command(folder / "home", tmp_path, "--steps", "4")) == 0
     one, two = (pd.read_csv(out / "test_vit_gates.csv") for out in (tmp_path, folder / "two"))

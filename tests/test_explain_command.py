@@ -428,7 +428,7 @@ def page(index=0, agree=True, heading="holiday/photo.jpg", h=4, w=4):
     draw = torch.Generator().manual_seed(0)
     pictures, mask = 0.6 + 0.4 * torch.rand(2, 8 * h, 8 * w, 3, generator=draw), torch.rand(2, h, w, generator=draw)
     keep, (before, after) = mask > 0.5, 3 * torch.randn(2, 2, 4, generator=draw)
-    result = SimpleNamespace(mask=mask, keep=keep, logits=before, threshold=0.5)
+    result = SimpleNamespace(mask=mask, keep=keep, logits=before, threshold=0.5, multilabel=False)
     check = SimpleNamespace(
         kl=torch.tensor([0.037, 4.25]), agree=torch.tensor([agree] * 2), kept=keep.float().mean((1, 2)), logits=after
     )
@@ -535,6 +535,26 @@ def test_any_timm_vit_with_its_gates(here, capsys, tiny, name, grid, classes):
     vit.load_state_dict(load_file(tiny / f"{name}.vit"))
     image = datasets.preprocess(vit)(CAT)[None]
     assert row["p"] == pytest.approx(vit.eval()(image).softmax(1).max().item(), abs=1e-5)
+
+
+def test_a_multilabel_vit_is_answered_label_by_label(here, capsys, tiny):
+    put("cat.png")
+    vit = timm.create_model("test_vit", num_classes=7, img_size=96).eval()
+    vit.load_state_dict(load_file(tiny / "few.vit"))
+    vit.pretrained_cfg["problem_type"] = "multi_label_classification"
+    DiffMask(vit).save("labels.gates")
+    p = vit(datasets.preprocess(vit)(CAT)[None]).sigmoid()[0]
+    labels = (p > 0.5).nonzero().flatten().tolist()
+    assert 0 < len(labels) < 7
+    asked = "cat.png", "--model", "test_vit", "--weights", tiny / "few.vit", "--gates"
+    for given in ((), ("--multilabel",)):  # the gates know it, too
+        status, (row,), err = explain(capsys, *asked, "labels.gates", *given)
+        assert status == 0 and row["index"] == labels and row["class"] == [f"class {i}" for i in labels]
+        assert row["p"] == pytest.approx(p[labels].tolist(), abs=1e-5) and "kl" in row
+    assert main(["explain", *map(str, asked), "labels.gates", "--device", "cpu"]) == 0
+    assert ", ".join(f"class {i} ({p[i]:.2f})" for i in labels) in capsys.readouterr().out
+    status, _, err = explain(capsys, *asked, tiny / "few.gates", "--multilabel")
+    assert status == 1 and "multilabel False, but this one has multilabel True" in sentence(err[-1])
 
 
 def test_what_does_not_belong_together_is_refused(here, capsys, tiny):

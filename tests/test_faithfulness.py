@@ -9,9 +9,10 @@ import pytest
 import scipy.stats
 import torch
 
-from diffmask_lite import DiffMask
+from diffmask_lite import RANKED, DiffMask, calibrate, training
+from diffmask_lite.attribution import METHODS
 from diffmask_lite.diffmask import kl_divergence
-from diffmask_lite.faithfulness import curves, luck, mask_scores, twins
+from diffmask_lite.faithfulness import curves, hard_mask_scores, luck, mask_scores, twins
 from diffmask_lite.faithfulness.curves import NAMED_REMOVALS, ask, evaluate
 from diffmask_lite.faithfulness.probes import _cascade, _classify, label_leak, weight_randomisation
 from diffmask_lite.faithfulness.ranking import best, midranks, removal_order, removal_ranks, spearman, tie_orders
@@ -382,6 +383,10 @@ def test_auroc_is_the_share_of_pairs_won(tied):
     wanted = [slow_auroc(m, t) for m, t in zip(maps, truth, strict=True)]
     np.testing.assert_allclose(image_auroc(maps, truth), wanted)
     assert np.isnan(wanted[:2]).all()
+    for dtype in (torch.uint8, torch.int64, torch.float32):  # where ~ and & mean something else
+        assert pooled_auroc(maps, truth.to(dtype)) == pooled_auroc(maps, truth)
+        assert pooled_iou((maps > 0.5).to(dtype), truth.to(dtype)) == pooled_iou(maps > 0.5, truth)
+    refused(lambda: image_auroc(maps, 255 * truth.int()), "nothing but 0 and 1")
 
 
 def test_pooled_iou_counts_images_with_nothing_to_find():
@@ -435,6 +440,36 @@ def test_truth_differences_are_paired():
     assert row["differs"] and row["high"] < 0
     assert found.loc[("a", "same"), ["mean", "low", "high"]].tolist() == [0, 0, 0] and not found.loc[("a", "same"), "differs"]
     refused(lambda: truth_scores(maps, truth.float()), "bool tensor")
+
+
+class Far(torch.Tensor):
+    """A tensor on a device without float64, as Apple's: all that is made of it is there as well, until it comes to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        found = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.cpu:
+            return found.as_subclass(torch.Tensor)
+        if isinstance(found, Far) and found.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+        return found
+
+
+def test_a_device_without_float64_is_enough(monkeypatch):
+    vit = build("vit")
+    images, explainer = some_images(vit, 4).as_subclass(Far), DiffMask(vit, **RANKED["explainer"])
+    with pytest.raises(TypeError, match="float64"):
+        images.double()
+    monkeypatch.setattr(training.calibration, "ENOUGH", 3)
+    calibrate(explainer, images, 0.1)
+    result = explainer.explain(images)
+    assert isinstance(result.keep, Far) and len(explainer.cut.weights) == 13
+    maps = {name: METHODS[name](vit, images) for name in ("integrated_drop", "integrated_gradients", "occlusion", "rollout")}
+    evaluate(vit, images, maps, ("drop", "noise"), target=3, progress=False)
+    luck(vit, images, {"gates": result.keep})
+    hard_mask_scores(explainer, images, result.keep)
+    label_leak(result.keep, result.logits.argmax(1), folds=2, draws=1)
+    truth_scores(maps, result.keep, draws=5), image_auroc(result.score, result.keep)
 
 
 # Statistics

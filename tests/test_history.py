@@ -30,7 +30,7 @@ ENDS = {
     "settled": (0.08, SETTLED),
     "settled on nothing, for a constant ViT needs no patch": (0.0, 0.0),
     "settled in spite of single bad batches": (np.where(np.arange(STEPS) % 7 == 2, 20, 0.05), 0.3),
-    "uncut: an order alone": (math.nan, 0.99),
+    "ordered: an order alone": (math.nan, 0.99),
 }
 
 
@@ -40,7 +40,20 @@ def test_each_end_is_named(name):
     said = made.diagnosis()
     assert said.startswith(f"{name.split()[0].strip(':')}:")
     assert name != "settled" or "KL 0.08 nats for ε = 0.1, 30% kept, α 2" in said
-    assert not name.startswith("uncut") or ("`calibrate`" in said and made.words() == "loss nan")
+    if name.startswith("ordered"):
+        assert said == "ordered: the gates learned an order alone." and made.words() == "loss nan"
+        made.add(
+            loss=-0.71,
+            step=STEPS,
+            kl=math.nan,
+            kept=0.9,
+            agree=math.nan,
+            sparsity=0.5,
+            alpha=math.nan,
+            layer=0,
+            correlation=0.71,
+        )
+        assert made.words() == "correlation 0.710" and ", correlation 0.710 in the last step." in made.diagnosis()
     assert "too few" in history(0.0, 0.5, steps=19).diagnosis()
 
 
@@ -49,5 +62,7 @@ def test_rows_go_out_and_come_in_by_name():
     again.extend(whole.rows())
     assert again.frame().equals(whole.frame()) and list(whole.frame()) == list(COLUMNS) and len(again) == STEPS
     assert whole.words() == "KL 0.050, α 2.0, kept 0.30" and whole.frame().kept.tolist() == FALLING.tolist()
+    again.add(step=STEPS, kl=-1e-9, kept=1, agree=1, sparsity=1, alpha=1, layer=3)
+    assert again.words().startswith("KL 0.000,"), "rounding leaves a KL of −0"
     again.add(loss=0.5, step=STEPS, kl=0, kept=1, agree=1, sparsity=1, alpha=1, layer=3, more="is left out")
     assert again.loss == 0.5 and again.layer[-1] == 3 and len(whole) == STEPS

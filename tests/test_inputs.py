@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from diffmask_lite import DiffMask
+from diffmask_lite.attribution import METHODS
+from diffmask_lite.faithfulness import evaluate, mask_scores
+from diffmask_lite.gates import Cut
 from diffmask_lite.vit import attention_maps, hidden_states, pixel_range, predict
 from diffmask_lite.vit.inputs import require_images
 from families import assert_one_sentence, build, shared, some_images, some_keep
@@ -89,6 +92,10 @@ BAD_MASKS = {
     "device": (KEEP.to("meta"), "mean", ValueError, "the mask is on meta, but the images are on cpu"),
     "int_drop": (KEEP.long(), "drop", ValueError, 'removal "drop" takes whole patches away, so the mask must be bool'),
     "float_mean": (KEEP.float(), "mean", ValueError, "the mask must be bool, but it is torch.float32"),
+    "above_1": (2 * KEEP.float(), "drop", ValueError, "the mask must lie between 0 and 1, but it goes from 0 to 2"),
+    "below_0": (-KEEP.long(), PLACEHOLDER, ValueError, "the mask must lie between 0 and 1, but it goes from -1 to 0"),
+    "nan_mask": (KEEP / 0 * 0, "drop", ValueError, "the mask must lie between 0 and 1, but it goes from nan to nan"),
+    "nan_placeholder": (KEEP, PLACEHOLDER / 0, ValueError, "the placeholder holds nan or infinite values"),
     "unknown_removal": (KEEP, "blur", ValueError, "unknown removal 'blur'"),
     "no_removal": (KEEP, None, ValueError, "unknown removal None"),
     "array_removal": (KEEP, np.zeros(2), ValueError, "unknown removal array("),
@@ -104,6 +111,66 @@ def test_masks_and_removals_are_refused(keep, removal, error, words):
     with pytest.raises(error) as caught:
         predict(VIT, IMAGES, keep, removal)
     assert_refused(caught, words)
+
+
+def test_a_placeholder_and_a_cut_of_nan_are_refused_where_they_are_made():
+    with pytest.raises(ValueError) as caught:
+        DiffMask(VIT, PLACEHOLDER / 0)
+    assert_refused(caught, "the placeholder holds nan or infinite values")
+    for cut in ((float("nan"),), (0.0, (1.0, float("inf")))):
+        with pytest.raises(ValueError) as caught:
+            Cut(*cut)
+        assert_refused(caught, "a cut must be made of finite numbers")
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 10), (3, 1), (2, 10)])
+def test_logits_at_hand_are_not_broadcast(rows, columns):
+    for ask in (
+        lambda logits: DiffMask(VIT).verify(IMAGES, KEEP, logits),
+        lambda logits: mask_scores(VIT, IMAGES, {"one": KEEP}, logits=logits),
+    ):
+        with pytest.raises(ValueError) as caught:
+            ask(torch.zeros(rows, columns))
+        assert_refused(caught, f"the logits have shape ({rows}, {columns}), but these images and this vit need (3, 10)")
+
+
+def broken(part):
+    """A ViT that diverged. A bias of NaN in the head leaves all slopes finite."""
+    vit = build("vit")
+    with torch.no_grad():
+        (vit.head if part == "head" else vit.blocks[1].mlp.fc1).bias[2] = float("nan")
+    return vit
+
+
+ASKED = {
+    "explain": lambda vit: DiffMask(vit).explain(IMAGES),
+    "explain at a depth": lambda vit: DiffMask(vit).explain(IMAGES, depth=2),
+    "verify": lambda vit: DiffMask(vit).verify(IMAGES, KEEP, torch.zeros(3, 10)),
+    "mask_scores": lambda vit: mask_scores(vit, IMAGES, {"one": KEEP}, logits=torch.zeros(3, 10)),
+    "evaluate": lambda vit: evaluate(vit, IMAGES, {"one": KEEP}, progress=False),
+    **{name: lambda vit, name=name: METHODS[name](vit, IMAGES) for name in METHODS if name not in ("random", "centre")},
+}
+
+
+@pytest.mark.parametrize("part", ["head", "block"])
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_answers_that_are_not_finite_are_refused(ask, part):
+    vit = broken(part)
+    if part == "head" and ask in (ASKED["explain at a depth"], ASKED["raw_attention"], ASKED["rollout"]):
+        ask(vit)  # these do not read the prediction
+        return
+    with pytest.raises(ValueError) as caught:
+        ask(vit)
+    assert_refused(caught, "the vit's answers to images [0, 1, 2] of the batch are not finite numbers")
+
+
+def test_images_whose_answers_are_not_finite_are_named():
+    vit = build("vit")
+    vit.head.register_forward_hook(lambda _m, _a, out: torch.cat([out[:1], out[1:2] / 0, out[2:]]))
+    for ask in (lambda: DiffMask(vit).explain(IMAGES), lambda: DiffMask(vit).verify(IMAGES, KEEP, torch.zeros(3, 10))):
+        with pytest.raises(ValueError) as caught:
+            ask()
+        assert_refused(caught, "the vit's answers to images [1] of the batch are not finite numbers")
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64, torch.int64])

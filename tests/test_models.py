@@ -204,6 +204,14 @@ def test_mean_and_standard_deviation_reach_whoever_asks(tmp_path):
     refused(lambda: preprocess(nothing), "does not say how its pixels are normalised")
 
 
+def test_a_multilabel_head_is_named_by_whoever_knows(tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save(tuned().state_dict(), path)
+    for given, wanted in (({}, False), ({"multilabel": True}, True), ({"shape": {"multilabel": True}}, True)):
+        vit = models.load(NAME, path, **given)
+        assert anatomy(vit).multilabel == wanted and f"37 {'labels' if wanted else 'classes'} (" in models.summary(vit)
+
+
 def test_classes_have_the_names_that_somebody_gave_them(tmp_path):
     path, words = tmp_path / "vit.pth", tmp_path / "names.txt"
     torch.save(tuned().state_dict(), path)

@@ -50,7 +50,7 @@ def past(n=60):
 
 def some(part, which):
     """The same for some of the images."""
-    return SimpleNamespace(**{name: value[which] for name, value in vars(part).items() if torch.is_tensor(value)})
+    return SimpleNamespace(**{name: value[which] if torch.is_tensor(value) else value for name, value in vars(part).items()})
 
 
 FIGURES = {

@@ -1,6 +1,7 @@
 """Patches are followed and taken away exactly in every family that fits, and the ViT is left as it was."""
 
 import copy
+import dataclasses
 import fnmatch
 import weakref
 
@@ -13,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.utils import AttentionExtract
 from torch import nn
 
-from diffmask_lite import DiffMask
+from diffmask_lite import DiffMask, fit
 from diffmask_lite.vit import (
     UnfitViT,
     anatomy,
@@ -117,7 +118,7 @@ UNFIT = {
     "wrapped_block": (changed(lambda vit: vit.blocks.append(torch.compile(vit.blocks[1], backend="eager"))), "it is compiled"),
     "data_parallel": (lambda: nn.DataParallel(build("vit")), "it is a wrapper (pass the ViT inside it, its `.module`)"),
     "probe_fails": (changed(lambda vit: setattr(vit, "head", nn.Linear(7, 9))), "a 3 × 64 × 64 image failed"),
-    "not_pooled": (made("vit_tiny_patch16_224", img_size=64, global_pool="", **SMALL), "logits of shape (B, 10)"),
+    "not_pooled": (made("vit_tiny_patch16_224", img_size=64, global_pool="", **SMALL), "logits of shape (B, classes)"),
     "not_a_model": (lambda: "vit_tiny_patch16_224", "it is not a torch module"),
 }
 
@@ -356,6 +357,72 @@ def test_drop_is_refused_by_name_where_nobody_has_shown_it_exact(name, pool):
             predict(model, images, keep if pool == "avg" else keep.float(), "drop")
         assert_one_sentence(caught.value)
         assert predict(model, images, keep, "mean").shape == (3, CLASSES)
+
+
+class Both(VisionTransformer):
+    """Its head reads the class token beside the mean over the patches."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.head = nn.Linear(2 * self.embed_dim, self.num_classes)
+
+    def forward_head(self, x, pre_logits=False):
+        return self.head(torch.cat([x[:, 0], x[:, 1:].mean(1)], 1))
+
+
+def test_a_subclass_that_reads_its_tokens_in_another_way_is_not_dropped_by_degrees():
+    """The mean would run over patches that are gone: logits were 0.22 off."""
+    model = Both(img_size=64, num_classes=CLASSES, **SMALL).eval()
+    images, keep = some_images(model), some_keep(model, [1, 5, 7])
+    for _ in range(2):
+        with left_as_it_was(model), pytest.raises(UnfitViT, match="Both reads its tokens in a way of its own") as caught:
+            predict(model, images, keep.float(), "drop")
+        assert_one_sentence(caught.value)
+    with pytest.raises(UnfitViT, match="way of its own"):
+        DiffMask(model, "drop")
+    with pytest.raises(UnfitViT, match="no direct terms") as caught:
+        DiffMask(model, class_aware=True)
+    assert_one_sentence(caught.value)
+    for b, kept in enumerate(keep.flatten(1)):  # sharply, its own code reads what is left
+        left = torch.cat([torch.tensor([True]), kept])
+        handle = model.blocks[0].register_forward_pre_hook(lambda _m, args, left=left: args[0][:, left])
+        wanted = model(images[b : b + 1])
+        handle.remove()
+        close(predict(model, images, keep, "drop")[b : b + 1], wanted)
+    assert DiffMask(model).explain(images).mask.shape == (3, 4, 4)
+
+
+SURGERY = {
+    "head by hand": (lambda model: setattr(model, "head", nn.Linear(48, 7)), {"classes": 7}),
+    "head of timm": (lambda model: model.reset_classifier(7), {"classes": 7}),
+    "pooling": (lambda model: model.reset_classifier(7, "avg"), {"classes": 7, "class_tokens": 0}),
+    "size": (lambda model: model.set_input_size((96, 64)), {"size": (96, 64), "grid": (6, 4)}),
+    "depth": (lambda model: setattr(model, "blocks", model.blocks[:2]), {"depth": 2}),
+    "depth in place": (lambda model: model.blocks.pop(2), {"depth": 2}),
+    "problem": (
+        lambda model: model.pretrained_cfg.update(problem_type="multi_label_classification"), {"multilabel": True}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operate, changed", SURGERY.values(), ids=SURGERY)
+def test_a_vit_that_was_changed_is_looked_at_again_and_its_old_gates_are_refused(operate, changed):
+    model = build("vit")
+    before, explainer = anatomy(model), DiffMask(model)
+    operate(model)
+    assert anatomy(model) == dataclasses.replace(before, **changed)
+    images = some_images(model, 2)
+    keep = some_keep(model, [0, 3])
+    assert predict(model, images, keep).shape == (2, anatomy(model).classes)
+    ways = (
+        lambda: explainer.explain(images), lambda: explainer.verify(images, keep),
+        lambda: fit(explainer, images, 1, batch=2, progress=False),
+    )  # fmt: skip
+    for ask in ways:
+        with pytest.raises(ValueError, match="when its gates were made") as caught:
+            ask()
+        assert_one_sentence(caught.value)
+    assert DiffMask(model).explain(images).mask.shape == (2, *anatomy(model).grid)
 
 
 # Looking inside

@@ -5,7 +5,8 @@
 Each takes `(vit, images, target=None, generator=None)`.
     vit: a timm ViT that fits (`vit.anatomy`); it is a guest and is left as it was.
     images: float (B, C, H, W), normalised as the ViT expects. A method works on all of them at once, so memory bounds B.
-    target: the class to explain, an int or one for each image, LongTensor (B,); by default each image's predicted class.
+    target: the class to explain, an int or one for each image, LongTensor (B,); by default each image's predicted class, or
+        of a multi-label ViT its predicted set of labels: log-odds are then summed over labels, present or absent.
     generator: where random numbers come from, by default one seeded with 0; most methods need none.
 They work under the caller's `torch.no_grad` and `torch.inference_mode`, and leave the global random numbers alone. Bad input
 raises `ValueError` with one sentence, and a method that a ViT cannot have raises `UnfitViT`.

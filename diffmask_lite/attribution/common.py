@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import Anatomy, anatomy, guest
-from ..vit.inputs import require_images, require_target
+from ..vit.inputs import require_finite, require_images, require_target
 
 Target = int | Tensor | None
 
@@ -22,26 +22,14 @@ def require_input(vit: nn.Module, images: Tensor, target: Target) -> Anatomy:
     return shape
 
 
-def pick(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return the value (B,) that each row of values (B, classes) has for its chosen class (B,)."""
-    return values.gather(1, chosen[:, None]).squeeze(1)
-
-
 @contextmanager
 def gradients(vit: nn.Module, images: Tensor) -> Iterator[Tensor]:
     """Yield the images, cut off from the caller's graph, in a context where gradients flow whatever the caller's mode is.
 
     The weights get no gradient: `torch.autograd.grad` differentiates by activations alone, and `.grad` stays as it was.
     """
-    checkpointing = getattr(vit, "grad_checkpointing", False)
-    try:
-        if checkpointing:  # it throws activations away and makes new ones, so those that a hook saw would have no gradient
-            vit.grad_checkpointing = False
-        with torch.inference_mode(False), torch.enable_grad(), guest(vit):
-            yield images.clone() if images.is_inference() else images.detach()
-    finally:
-        if checkpointing:
-            vit.grad_checkpointing = True
+    with torch.inference_mode(False), torch.enable_grad(), guest(vit):
+        yield images.clone() if images.is_inference() else images.detach()
 
 
 def reader(vit: nn.Module, tokens: Tensor) -> Tensor:
@@ -56,8 +44,9 @@ def reader(vit: nn.Module, tokens: Tensor) -> Tensor:
     return row / row.sum(1, keepdim=True)
 
 
-def on_grid(scores: Tensor, shape: Anatomy) -> Tensor:
-    """Turn scores of patches (B, N), or of all tokens (B, P + N), into a map (B, h, w)."""
+def on_grid(scores: Tensor, shape: Anatomy, logits: Tensor | None = None) -> Tensor:
+    """Turn scores of patches (B, N), or of all tokens (B, P + N), into a map (B, h, w); refuse NaN, in logits (B, …) too."""
+    require_finite(scores, logits)
     scores = scores.detach()[:, -shape.patches :].unflatten(1, shape.grid)
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import guest
-from ..vit.direct import log_odds_slope, observe_carried
-from ..vit.inputs import chosen_classes
+from ..vit.direct import observe_carried
+from ..vit.head import chosen_classes, log_odds_slope
 from .common import Target, on_grid, require_input
 
 
@@ -22,7 +22,8 @@ def direct(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
     shape = require_input(vit, images, target)
     with guest(vit), observe_carried(vit) as carried:
         logits = vit(images)
-    return on_grid(carried.terms(log_odds_slope(logits, chosen_classes(logits, target))).sum((1, 2)), shape)
+    wanted = log_odds_slope(logits, chosen_classes(logits, target, shape.multilabel))
+    return on_grid(carried.terms(wanted).sum((1, 2)), shape, logits)
 
 
 @torch.no_grad()
@@ -36,4 +37,5 @@ def direct_paths(vit: nn.Module, images: Tensor, target: Target = None, generato
     shape = require_input(vit, images, target)
     with guest(vit), observe_carried(vit) as carried:
         logits = vit(images)
-    return on_grid(carried.paths(log_odds_slope(logits, chosen_classes(logits, target))).sum(1), shape)
+    wanted = log_odds_slope(logits, chosen_classes(logits, target, shape.multilabel))
+    return on_grid(carried.paths(wanted).sum(1), shape, logits)

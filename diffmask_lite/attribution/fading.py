@@ -10,25 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import anatomy
-from ..vit.inputs import chosen_classes
+from ..vit.head import chosen_classes, log_odds_of
 from ..vit.removal import predict_unchecked
-from .common import Target, gradients, on_grid, pick, require_input
+from .common import Target, gradients, on_grid, require_input
 
 
 def keep_slope(vit: nn.Module, images: Tensor, target: Target, keep: Tensor, removal: str | Tensor = "drop") -> Tensor:
     """Return the slope of a class's log-odds along the keep weight of each patch: ∂ log(p / (1 − p)) / ∂keep, (B, N).
 
-    target: as for all methods, but by default the class predicted where the slope is taken. keep: (B, N) in [0, 1], that
-    place. removal: what a patch fades into, see `vit.predict`; by default nothing. Callers have looked at the input. The
-    log-odds rank as p does, but still have a slope where p rounds to 1.
+    target: as for all methods, but by default what is predicted where the slope is taken; or what `chosen_classes` gave.
+    keep: (B, N) in [0, 1], that place. removal: what a patch fades into, see `vit.predict`; by default nothing. Callers have
+    looked at the input. The log-odds rank as p does, but still have a slope where p rounds to 1.
     """
+    shape = anatomy(vit)
     with gradients(vit, images) as pixels:
         keep = keep.detach().clone().requires_grad_()
-        logits = predict_unchecked(vit, pixels, keep.unflatten(1, anatomy(vit).grid), removal).float()
-        chosen = chosen_classes(logits, target).clone()  # autograd keeps it, which a tensor of inference mode would forbid
-        rest = logits.scatter(1, chosen[:, None], float("-inf")).logsumexp(1)
-        (slope,) = torch.autograd.grad((pick(logits, chosen) - rest).sum(), keep)
-    return slope
+        logits = predict_unchecked(vit, pixels, keep.unflatten(1, shape.grid), removal).float()
+        # Cloned, since autograd keeps it, which a tensor of inference mode would forbid.
+        chosen = chosen_classes(logits, target, shape.multilabel).clone()
+        odds = log_odds_of(logits, chosen)
+        (slope,) = torch.autograd.grad(odds.sum(), keep)
+    return torch.where(odds.isfinite()[:, None], slope, torch.nan)  # a logit of NaN can have a finite slope
 
 
 def gradient_drop(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
@@ -52,7 +54,7 @@ def integrated_drop(
     """
     shape = require_input(vit, images, target)
     with torch.no_grad():
-        chosen = chosen_classes(predict_unchecked(vit, images), target)
+        chosen = chosen_classes(predict_unchecked(vit, images), target, shape.multilabel)
     total = 0
     for step in range(steps):
         u = (step + 0.5) / steps

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import UnfitViT, mean_patch, observe_attention, replace_embedding
-from ..vit.inputs import chosen_classes
+from ..vit.head import chosen_classes, logit_of
 from ..vit.removal import predict_unchecked
-from .common import Target, captum, gradients, on_grid, pick, reader, require_input
+from .common import Target, captum, gradients, on_grid, reader, require_input
 
 
 def gradient_input(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
@@ -29,8 +29,8 @@ def gradient_input(vit: nn.Module, images: Tensor, target: Target = None, genera
 
     with gradients(vit, images) as pixels, replace_embedding(vit, start_here):
         logits = vit(pixels)
-        (slope,) = torch.autograd.grad(pick(logits, chosen_classes(logits, target)).sum(), leaves)
-    return on_grid(((leaves[0].detach() - mean_patch(vit)) * slope).sum(-1), shape)
+        (slope,) = torch.autograd.grad(logit_of(logits, chosen_classes(logits, target, shape.multilabel)).sum(), leaves)
+    return on_grid(((leaves[0].detach() - mean_patch(vit)) * slope).sum(-1), shape, logits)
 
 
 def grad_cam(
@@ -69,7 +69,7 @@ def grad_cam(
     try:
         with gradients(vit, images) as pixels:
             logits = vit(pixels)
-            (slope,) = torch.autograd.grad(pick(logits, chosen_classes(logits, target)).sum(), leaves)
+            (slope,) = torch.autograd.grad(logit_of(logits, chosen_classes(logits, target, shape.multilabel)).sum(), leaves)
     finally:
         handle.remove()
     slope, active = slope[:, shape.prefix :], leaves[0].detach()[:, shape.prefix :]
@@ -78,7 +78,7 @@ def grad_cam(
             f"Every patch has gradient 0 in {name}, since only prefix tokens are read after it; use layer=vit.blocks[-2], or "
             "leave it out for the input of the last attention."
         )
-    return on_grid((slope.mean(1, keepdim=True) * active).sum(-1).relu(), shape)
+    return on_grid((slope.mean(1, keepdim=True) * active).sum(-1).relu(), shape, logits)
 
 
 def _leaf(maps: list[Tensor], attention: Tensor) -> None:
@@ -99,11 +99,11 @@ def gradient_attention(
     maps: list[Tensor] = []
     with gradients(vit, images) as pixels, observe_attention(vit, lambda _i, attention: _leaf(maps, attention)):
         logits = vit(pixels)
-        slopes = torch.autograd.grad(pick(logits, chosen_classes(logits, target)).sum(), maps)
+        slopes = torch.autograd.grad(logit_of(logits, chosen_classes(logits, target, shape.multilabel)).sum(), maps)
     row = reader(vit, maps[-1])
     for attention, slope in zip(reversed(maps), reversed(slopes), strict=True):  # one row of the product is all that is wanted
         row = row + (row[:, None] @ (slope * attention.detach()).clamp(min=0).mean(1)).squeeze(1)
-    return on_grid(row, shape)
+    return on_grid(row, shape, logits)
 
 
 def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
@@ -130,9 +130,10 @@ def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
         for block in vit.blocks:
             stack.callback(block.register_forward_pre_hook(cut).remove)
             stack.callback(block.register_forward_hook(read).remove)
-        chosen = chosen_classes(vit(pixels), target)
-        slopes = torch.autograd.grad(sum(pick(logits, chosen).sum() for logits in each), maps)
-    return on_grid(sum(slope.clamp(min=0).mean((1, 2)) for slope in slopes) / shape.depth, shape)
+        whole = vit(pixels)
+        chosen = chosen_classes(whole, target, shape.multilabel)
+        slopes = torch.autograd.grad(sum(logit_of(logits, chosen).sum() for logits in each), maps)
+    return on_grid(sum(slope.clamp(min=0).mean((1, 2)) for slope in slopes) / shape.depth, shape, whole)
 
 
 def integrated_gradients(
@@ -151,14 +152,14 @@ def integrated_gradients(
     """
     shape = require_input(vit, images, target)
     with gradients(vit, images) as pixels:
-        mean, chosen = mean_patch(vit), chosen_classes(predict_unchecked(vit, pixels), target)
-        method = captum().IntegratedGradients(lambda z, x: predict_unchecked(vit, x, z, mean))
+        mean, whole = mean_patch(vit), predict_unchecked(vit, pixels)
+        chosen = chosen_classes(whole, target, shape.multilabel)
+        method = captum().IntegratedGradients(lambda z, x, y: logit_of(predict_unchecked(vit, x, z, mean), y))
         found = method.attribute(
             pixels.new_ones(len(pixels), *shape.grid),
             baselines=0,
-            target=chosen,
-            additional_forward_args=pixels,
+            additional_forward_args=(pixels, chosen),
             n_steps=steps,
             internal_batch_size=len(pixels),  # one step of all images at a time
         )
-    return on_grid(found.flatten(1), shape)
+    return on_grid(found.flatten(1), shape, whole)

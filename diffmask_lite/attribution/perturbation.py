@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..vit import Anatomy, anatomy, mean_patch
-from ..vit.inputs import chosen_classes, require_removal
+from ..vit.head import chosen_classes, log_p_of
+from ..vit.inputs import require_removal
 from ..vit.removal import predict_unchecked
-from .common import Target, captum, on_grid, pick, require_input, seeded
+from .common import Target, captum, on_grid, require_input, seeded
 
 TOKENS = 4096  # patches in one forward pass on a CPU, which is slower per image with more; a GPU is given 32 times as many
 
@@ -19,10 +20,6 @@ def _at_once(images: Tensor, shape: Anatomy) -> int:
     return max(1, tokens // (len(images) * shape.patches))
 
 
-def _log_p(logits: Tensor, chosen: Tensor) -> Tensor:
-    return pick(logits.float().log_softmax(1), chosen)
-
-
 @torch.no_grad()
 def occlusion(vit: nn.Module, images: Tensor, target: Target = None, generator: torch.Generator | None = None) -> Tensor:
     """Put the mean patch over one patch at a time: S_j = log p(y | x) − log p(y | x with patch j grey), in nats.
@@ -31,10 +28,10 @@ def occlusion(vit: nn.Module, images: Tensor, target: Target = None, generator: 
     "Visualizing and Understanding Convolutional Networks", ECCV 2014, arXiv 1311.2901, their square being one patch.
     """
     shape = require_input(vit, images, target)
-    mean, chosen = mean_patch(vit), chosen_classes(predict_unchecked(vit, images), target)
+    mean, chosen = mean_patch(vit), chosen_classes(predict_unchecked(vit, images), target, shape.multilabel)
 
     def ask(z: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return _log_p(predict_unchecked(vit, x, z, mean), y)
+        return log_p_of(predict_unchecked(vit, x, z, mean).float(), y)
 
     method = captum().Occlusion(ask)
     found = method.attribute(
@@ -63,9 +60,9 @@ def leave_one_out(
     shape = require_input(vit, images, target)
     require_removal(removal, shape, images)
     whole = predict_unchecked(vit, images)
-    chosen = chosen_classes(whole, target)
+    chosen = chosen_classes(whole, target, shape.multilabel)
     left = _masked(vit, images, ~torch.eye(shape.patches, dtype=torch.bool, device=images.device), chosen, removal)
-    return on_grid(_log_p(whole, chosen)[:, None] - left, shape)
+    return on_grid(log_p_of(whole.float(), chosen)[:, None] - left, shape)
 
 
 @torch.no_grad()
@@ -92,7 +89,7 @@ def random_keep(
     order = torch.rand(samples // 2, shape.patches, generator=generator, device=generator.device).argsort(1)
     half = (order < shape.patches // 2).to(images.device)
     keep = torch.cat([half, ~half])  # (samples, N)
-    chosen = chosen_classes(predict_unchecked(vit, images), target)
+    chosen = chosen_classes(predict_unchecked(vit, images), target, shape.multilabel)
     p = _masked(vit, images, keep, chosen, removal).exp()  # (B, samples)
     return on_grid(p @ keep.to(p) / keep.sum(0), shape)
 
@@ -104,5 +101,5 @@ def _masked(vit: nn.Module, images: Tensor, keep: Tensor, chosen: Tensor, remova
         m = len(masks)
         each = images.repeat_interleave(m, 0)
         logits = predict_unchecked(vit, each, masks.repeat(len(images), 1).unflatten(1, shape.grid), removal)
-        found.append(_log_p(logits, chosen.repeat_interleave(m)).view(-1, m))
+        found.append(log_p_of(logits.float(), chosen.repeat_interleave(m, 0)).view(-1, m))
     return torch.cat(found, 1)

@@ -29,7 +29,7 @@ from ..attribution import BLIND, METHODS
 from ..datasets import CIFAR10, FITS, preprocess
 from ..diffmask import DiffMask, Explanation
 from ..faithfulness.ranking import best
-from ..plots.canvas import as_array, short
+from ..plots.canvas import as_array, as_p, short
 from ..plots.report import how_many
 from ..training.distributed import own_device
 from ..vit import UnfitViT, anatomy, models, predict
@@ -88,7 +88,7 @@ def load_explainer(
 
     model: "cifar10" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save` wrote.
     weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
-    settings: `size`, `mean`, `std` and `names` of `models.load`, for a ViT that is not ours.
+    settings: `size`, `mean`, `std`, `names` and `multilabel` of `models.load`, for a ViT that is not ours.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
     """
     if pretrained and weights_file:
@@ -170,8 +170,8 @@ class Question:
         if self.method == "diffmask":
             result = explainer.explain(images, self.threshold, target=self.target)
         else:
-            logits = predict(explainer.vit, images)
-            result = Explanation(None, None, None, logits, None, METHODS[self.method](explainer.vit, images, self.target))
+            logits, score = predict(explainer.vit, images), METHODS[self.method](explainer.vit, images, self.target)
+            result = Explanation(None, None, None, logits, None, score, explainer.shape.multilabel)
         if self.share is None:
             return result
         keep = best(result.score, max(1, round(self.share * result.score[0].numel())))
@@ -204,9 +204,9 @@ def explain_files(
         images = torch.stack([photo.image for photo in group]).to(weight)
         result = question.ask(explainer, images)
         check = explainer.verify(images, result.keep, result.logits)
-        before, after = result.logits.float().softmax(1), check.logits.float().softmax(1)
+        before, after = (as_p(each.logits, result.multilabel) for each in (result, check))
         for i, photo in enumerate(group):
-            if not (before[i].isfinite().all() and after[i].isfinite().all() and result.score[i].isfinite().all()):
+            if not result.score[i].isfinite().all():
                 failed(f"The ViT's answer to {photo.path} is not a finite number; look at its weights.")
                 continue
             found = {
@@ -232,11 +232,10 @@ def explain_files(
             except OSError as error:
                 failed(f"The {kind} of {photo.path} cannot be written to {file} ({reason(error)}).")
                 continue
-            old, new, target = int(before[i].argmax()), int(after[i].argmax()), question.target
+            old, new = (_answer(p[i], names, result.multilabel) for p in (before, after))
             row = {
                 "image": str(photo.path), "figure": str(files["report"]) if "report" in files else None,
-                "class": names[old], "index": old, "p": before[i, old].item(),
-                "class_after": names[new], "index_after": new, "p_after": after[i, new].item(),
+                **old, **{f"{key}_after": value for key, value in new.items()},
                 "kl": check.kl[i].item(), "kept": check.kept[i].item(), "agree": bool(check.agree[i]),
                 "method": question.method, "threshold": result.threshold, "share": question.share,
                 "fit": to_input.fit, "crop": to_input.box(photo.size),
@@ -244,10 +243,19 @@ def explain_files(
                 "keep": found["keep"].astype(int).tolist(),
                 "files": {kind: str(file) for kind, file in files.items()},
             }  # fmt: skip
-            if target is not None:
+            if (target := question.target) is not None:
                 row |= {"target": names[target], "target_index": target}
                 row |= {"target_p": before[i, target].item(), "target_p_after": after[i, target].item()}
             yield row
+
+
+def _answer(p: np.ndarray, names: Sequence[str], multilabel: bool) -> dict[str, Any]:
+    """Return class, index and p of the most probable class; of a multi-label ViT lists of them, one entry a predicted label."""
+    if multilabel:
+        found = np.flatnonzero(p > 0.5).tolist()
+        return {"class": [names[i] for i in found], "index": found, "p": p[found].tolist()}
+    most = int(p.argmax())
+    return {"class": names[most], "index": most, "p": p[most].item()}
 
 
 def _printable(text: Any) -> str:
@@ -391,7 +399,7 @@ def move(explainer: DiffMask, device: str | None = None) -> None:
 
 def _line(row: dict[str, Any]) -> str:
     keep = np.asarray(row["keep"], bool)
-    before, after = (f"{short(row[f'class{when}'])} ({row[f'p{when}']:.2f})" for when in ("", "_after"))
+    before, after = (_words(row[f"class{when}"], row[f"p{when}"]) for when in ("", "_after"))
     if row.get("target", row["class"]) != row["class"]:
         before, after = (
             f"{short(row['target'])} ({row[f'target_p{when}']:.2f}; it says {said})"
@@ -403,3 +411,8 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['image']}: {before}; {keep.sum()} of {keep.size} patches alone{odd and f' ({odd})'}: {after}"
         f"{'' if row['agree'] else ', changed'}, KL {row['kl']:.2f} nats: {files}"
     )
+
+
+def _words(names: str | list[str], p: float | list[float]) -> str:
+    pairs = zip(names, p, strict=True) if isinstance(names, list) else [(names, p)]
+    return ", ".join(f"{short(name)} ({q:.2f})" for name, q in pairs) or "no label"

@@ -24,6 +24,10 @@ def add_model_options(command: Any, default: str | None = None) -> None:
     group.add_argument("--pretrained", action="store_true", help="take the weights that timm has for this name (network, once)")
     group.add_argument("--names", type=Path, metavar="FILE", help="text file with a class's name in each line, in their order")
     group.add_argument(
+        "--multilabel", action="store_true", default=None,
+        help="the head was trained with a sigmoid for each label, so several can be right (default: as a folder's config says)",
+    )  # fmt: skip
+    group.add_argument(
         "--mean", type=_numbers(float), metavar="X[,X,…]",
         help="mean of the pixels in your training, for pixels in 0 … 1 (of bands in .tif and "
         ".npy: in the unit of the file), one number or one a channel (default: timm's for NAME)",
@@ -37,7 +41,7 @@ def add_model_options(command: Any, default: str | None = None) -> None:
 
 def model_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return of these options those that say what images and classes are, as keywords of `models.load`."""
-    return {key: getattr(options, key) for key in ("size", "mean", "std", "names")}
+    return {key: getattr(options, key) for key in ("size", "mean", "std", "names", "multilabel")}
 
 
 def _numbers(kind: type) -> Callable[[str], tuple]:

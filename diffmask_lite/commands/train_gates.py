@@ -20,7 +20,7 @@ from .. import weights
 from ..datasets import ImageFolder, preprocess
 from ..diffmask import PLACEHOLDERS, DiffMask
 from ..training import RANKED, calibrate, fit, hold_out, teach
-from ..training.calibration import CUT_EPS
+from ..training.calibration import CUT_EPS, ENOUGH
 from ..training.distributed import fast_bfloat16, join
 from ..vit import models
 from ..vit.storage import load_tensors
@@ -101,6 +101,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("Placeholder and kind of gates come with --start; leave --placeholder, --per-class, --context out.")
     if options.eps is not None and not options.eps > 0:
         raise ValueError(f"--eps must be above 0, but it is {options.eps}.")
+    if options.steps < 1:  # before maps are made to learn from
+        raise ValueError(f"--steps must be at least 1, but it is {options.steps}.")
     config = load_tensors(options.start)[1] if options.start else {}
     vit = models.load(options.model, options.weights, options.pretrained, shape=config.get("shape"), **model_settings(options))
     data, held_out, settings = ImageFolder(options.data, preprocess(vit)), None, {}
@@ -153,6 +155,8 @@ def run(options: argparse.Namespace) -> None:
         if held_out is not None:
             few = torch.stack([held_out[i][0] for i in range(min(CUT_IMAGES, len(held_out)))]).to(next(vit.parameters()))
             kl = calibrate(explainer, few, options.eps or CUT_EPS, batch=options.batch)
-            print(f"each image is kept as far down its order as it needs: KL {kl:.3f} on {len(few)} held-out images")
+            if len(few) < ENOUGH:
+                print(f"{len(few)} images held out are few: all share one cut; from {ENOUGH} on, each has a cut of its own")
+            print(f"masks are cut to a mean KL {kl:.3f} on {len(few)} held-out images")
         explainer.save(path)
         print(f"{path}: gates for {options.model}")

@@ -18,9 +18,10 @@ from numpy import ndarray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..diffmask import DiffMask, kl_divergence
+from ..diffmask import DiffMask
 from ..vit import anatomy
-from ..vit.inputs import REMOVALS, chosen_classes, require_images, require_target
+from ..vit.head import chosen_classes, kl_divergence, p_of, same_answer
+from ..vit.inputs import REMOVALS, require_finite, require_images, require_logits, require_target
 from ..vit.randomness import stream
 from ..vit.removal import predict_unchecked
 from .ranking import removal_ranks, stack_maps, tie_orders
@@ -68,7 +69,7 @@ def evaluate(
     batch: images in one forward pass, which bounds memory.
     logits: the ViT's prediction on the whole images, (n, classes), if it is at hand; else one more pass over them finds it.
     target: the class whose p is watched, an int or one for each image, LongTensor (n,), as the maps were made for; by default
-        each image's predicted class. KL and agreement are about the whole prediction all the same.
+        each image's predicted class, or set of labels. KL and agreement are about the whole prediction all the same.
 
     The metrics of `scores` are "morf", "lerf" (areas under p of the class over the share removed, by trapezoids), "srg", and
     the three above. Raises `ValueError` on input that does not fit.
@@ -93,7 +94,7 @@ def evaluate(
     methods = [(name, s) for name, group in stacked.items() for s in range(len(group))]
     require_target(target, shape, images)
     whole = predictions(vit, images, batch, logits)
-    chosen = chosen_classes(whole, target)
+    chosen = chosen_classes(whole, target, shape.multilabel)
     scores, curves = [], []
     bar = tqdm(total=len(removals) * len(plan), desc="removal", disable=not progress, file=sys.stdout, leave=False)
     with bar:
@@ -151,12 +152,11 @@ def named_removals(removal: str | Sequence[str], vit: nn.Module, explainer: Diff
 @torch.no_grad()
 def predictions(vit: nn.Module, images: Tensor, batch: int, logits: Tensor | None = None) -> Tensor:
     """Return the ViT's logits on the whole images, (n, classes): those at hand, if they fit, or else by asking."""
-    if logits is not None:
-        wanted = (len(images), anatomy(vit).classes)
-        if tuple(logits.shape) != wanted:
-            raise ValueError(f"The logits have shape {tuple(logits.shape)}, but these images and this ViT need {wanted}.")
-        return logits
-    return torch.cat([predict_unchecked(vit, part) for part in images.split(batch)])
+    if logits is None:
+        logits = torch.cat([predict_unchecked(vit, part) for part in images.split(batch)])
+    require_logits(logits, anatomy(vit), images)
+    require_finite(logits)
+    return logits
 
 
 @torch.no_grad()
@@ -173,26 +173,29 @@ def ask(
 ) -> Tensor:
     """Ask about R pairs of an image, which (R,), and the patches left of it, keep bool (R, N); return float64 (3, R).
 
-    The rows are p of the chosen class (n,), by default of that predicted on the whole image; KL(p(x) ‖ p(masked x)) in nats;
-    and 1 where both predict one class. No pair is asked twice: methods often agree, all share the end points, and a map
-    without ties has one order.
+    The rows are p of what is chosen (see `vit.head`), by default of what is predicted on the whole image; KL(p ‖ p(masked)) in
+    nats; and 1 where both give the same answer. No pair is asked twice: methods often agree, all share the end points, and a
+    map without ties has one order.
     """
     shape = anatomy(vit)
     # Sorted first by the number of patches left, so that dropped tokens leave batches of one length.
     key = torch.cat([keep.sum(1, keepdim=True), which[:, None], keep], dim=1)
     pairs, inverse = torch.unique(key, dim=0, return_inverse=True)
-    which, keep = pairs[:, 1].to(images.device), pairs[:, 2:].bool().unflatten(1, shape.grid).to(images.device)
+    which, keep = pairs[:, 1], pairs[:, 2:].bool().unflatten(1, shape.grid)
+    whole = whole.cpu()  # answers are float64, which not every device has
+    chosen = chosen_classes(whole, None, shape.multilabel) if chosen is None else chosen.cpu()
     answers = []
     for rows, kept in zip(which.split(batch), keep.split(batch), strict=True):
         if kept.all():
             logits = whole[rows]  # known already
         else:
-            logits = predict_unchecked(vit, images[rows], kept, removal, stream(seed, "noise"))
-        said = whole[rows].argmax(1)
-        watched = said if chosen is None else chosen[rows]
-        p = logits.double().softmax(1).gather(1, watched[:, None])[:, 0]
-        answers.append(torch.stack([p, kl_divergence(whole[rows], logits).double(), logits.argmax(1) == said]))
-    return torch.cat(answers, dim=1).cpu()[:, inverse]
+            there = images.device
+            logits = predict_unchecked(vit, images[rows.to(there)], kept.to(there), removal, stream(seed, "noise")).cpu()
+        p, kl = p_of(logits.double(), chosen[rows]), kl_divergence(whole[rows], logits, shape.multilabel).clamp(min=0) + 0.0
+        answers.append(torch.stack([p, kl.double(), same_answer(whole[rows], logits, shape.multilabel)]))
+    answers = torch.cat(answers, dim=1)
+    require_finite(torch.zeros(len(images)).double().index_add_(0, which, answers.sum(0)))  # one number an image
+    return answers[:, inverse]
 
 
 def long_table(value: ndarray, methods: Sequence[tuple[str, int]], column: str = "value", **constant: object) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Maps and masks against a known truth, bool (n, h, w): True at the patches that decide the answer."""
+"""Maps and masks against a known truth, (n, h, w), bool or 0 and 1: True at the patches that decide the answer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from .statistics import Interval, difference, image_weights, interval
 
 
 def pooled_iou(keep: Tensor, truth: Tensor) -> float:
-    """Return |keep ∩ truth| / |keep ∪ truth| over all patches of all images together; both bool, of one shape.
+    """Return |keep ∩ truth| / |keep ∪ truth| over all patches of all images together; both of one shape.
 
     Pooling lets images with an empty truth count: each patch kept there enlarges the union. 1 if both are empty everywhere.
     """
+    keep, truth = _as_bool(keep, "masks"), _as_bool(truth, "truth")
     _check_same(keep, truth, "masks")
     union = int((keep | truth).sum())
     return int((keep & truth).sum()) / union if union else 1.0
@@ -46,9 +47,15 @@ def _check_same(found: Tensor, truth: Tensor, what: str) -> None:
         raise ValueError(f"The {what} have shape {tuple(found.shape)}, but the truth has {tuple(truth.shape)}.")
 
 
+def _as_bool(mask: Tensor, what: str) -> Tensor:
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"The {what} must be bool, or hold nothing but 0 and 1; use a comparison such as values > 0.5.")
+    return mask.bool()
+
+
 def _auroc(values: Tensor, truth: Tensor) -> Tensor:
     """Mann and Whitney's U over the number of pairs, along the last axis."""
-    values, truth = values.cpu(), truth.cpu()  # where ranks are made
+    values, truth = values.cpu(), _as_bool(truth, "truth").cpu()  # where ranks are made
     positive, negative = truth.sum(-1).double(), (~truth).sum(-1).double()
     wins = (midranks(values) * truth).sum(-1) - positive * (positive + 1) / 2
     return wins / (positive * negative)  # 0 / 0 where there is no pair

@@ -194,9 +194,24 @@ def softmax(logits: Any) -> ndarray:
     return p / p.sum(-1, keepdims=True)
 
 
-def says(p: ndarray, names: Sequence[str]) -> str:
-    """Name the most probable class of p (classes,) and its probability."""
-    return f"says {short(names[p.argmax()])} ({p.max():.2f})"
+def as_p(logits: Any, multilabel: bool = False) -> ndarray:
+    """Logits, as an array or a tensor -> probabilities over the last axis, or of each label on its own."""
+    if not multilabel:
+        return softmax(logits)
+    logits = as_array(logits)
+    return softmax(np.stack([logits, np.zeros_like(logits)], -1))[..., 0]  # present or absent
+
+
+def says(p: ndarray, names: Sequence[str], multilabel: bool = False) -> str:
+    """Name the most probable class of p (classes,) and its probability, or all labels above ½."""
+    found = np.flatnonzero(p > 0.5) if multilabel else [p.argmax()]
+    return "says " + (", ".join(f"{short(names[i])} ({p[i]:.2f})" for i in found) or "no label")
+
+
+def likeliest(p: ndarray, names: Sequence[str], multilabel: bool = False) -> str:
+    """Name the most probable class of p (classes,) for a small panel; of labels, how many more there are."""
+    count = int((p > 0.5).sum()) if multilabel else 1
+    return (short(names[p.argmax()]) if count else "no label") + (f" +{count - 1}" if count > 1 else "")
 
 
 def answers(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from .canvas import BLUE, GREEN, ORANGE, Drawing, as_array, described, in_house_style, new_figure, says, short, softmax
+from .canvas import BLUE, GREEN, ORANGE, Drawing, as_array, as_p, described, in_house_style, new_figure, says, short
 
 
 @in_house_style
@@ -43,17 +43,20 @@ def history(history: Any) -> Drawing:
 
 
 @in_house_style
-def probabilities(logits_before: Any, logits_after: Any, names: Sequence[str], most: int = 10) -> Drawing:
+def probabilities(
+    logits_before: Any, logits_after: Any, names: Sequence[str], most: int = 10, multilabel: bool = False
+) -> Drawing:
     """Draw one image's class distribution, on the whole image and on the kept patches alone, as pairs of bars.
 
     logits (classes,) or (1, classes). With more than `most` classes the likeliest are shown and the rest is summed up.
+    multilabel: each logit is of a label on its own; the rest is then left out.
     """
-    pair = np.stack([softmax(logits).reshape(-1) for logits in (logits_before, logits_after)])  # (2, classes)
+    pair = np.stack([as_p(logits, multilabel).reshape(-1) for logits in (logits_before, logits_after)])  # (2, classes)
     if pair.shape[1] != len(names):
         raise ValueError(f"There are {pair.shape[1]} logits but {len(names)} names; pass the logits of one image.")
     shown = np.sort(np.argsort(-pair.max(0), kind="stable")[:most])
     labels, shares = [short(names[i]) for i in shown], pair[:, shown]
-    if rest := len(names) - len(shown):
+    if (rest := len(names) - len(shown)) and not multilabel:
         labels, shares = [*labels, f"the other {rest}"], np.c_[shares, 1 - shares.sum(1)]
     figure, axes = new_figure(0.48 * len(labels) + 1.2, 1, 1)
     ax, places = axes[0, 0], np.arange(len(labels))
@@ -64,6 +67,5 @@ def probabilities(logits_before: Any, logits_after: Any, names: Sequence[str], m
     ax.set(yticks=places, yticklabels=labels, xlim=(0, 1.1), xticks=np.linspace(0, 1, 5), xlabel="probability")
     ax.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=2)
-    return described(
-        figure, f"Of the whole image the ViT {says(pair[0], names)}; of the kept patches alone it {says(pair[1], names)}."
-    )
+    before, after = (says(p, names, multilabel) for p in pair)
+    return described(figure, f"Of the whole image the ViT {before}; of the kept patches alone it {after}.")

@@ -16,13 +16,14 @@ from .canvas import (
     WIDTH,
     Drawing,
     as_array,
+    as_p,
     as_picture,
     bare,
     described,
     draw_mask,
     in_house_style,
+    likeliest,
     short,
-    softmax,
 )
 
 
@@ -33,11 +34,14 @@ def gallery(
     """Draw images in pairs: the picture under the ViT's answer, and the kept patches under its answer to those alone.
 
     In brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour; a wrong one, where
-    truth (B,) is given, names the truth.
+    truth (B,) is given, names the truth. Of several labels the most probable stands there, and how many more there are.
     `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned.
     luck: the KL of random masks of the same size, (B,); it stands below beside the mask's own, bold where luck is as good.
     """
-    keep, before, after = as_array(result.keep), softmax(result.logits), softmax(check.logits)
+    keep, many = as_array(result.keep), result.multilabel
+    before, after = as_p(result.logits, many), as_p(check.logits, many)
+    if many and truth is not None:
+        raise ValueError("truth is one class an image, and this ViT predicts labels; leave truth out.")
     if not np.allclose(as_array(check.kept), keep.mean((1, 2)), atol=1e-4):
         raise ValueError("The check is of another mask; pass explainer.verify(images, result.keep).")
     rows = -(-len(keep) // columns)
@@ -57,10 +61,10 @@ def gallery(
         bare(left)
         draw_mask(right, pictures[i], keep[i], edge=0.3)
         wrong = truth is not None and old != int(truth[i])
-        title = f"{short(names[old])}\n{before[i, old]:.2f}"
+        title = f"{likeliest(before[i], names, many)}\n{before[i, old]:.2f}"
         left.set_title((f"is {short(names[int(truth[i])])}\nnot " if wrong else "") + title, fontsize=11)
-        same = old == new
-        title = f"{'' if same else '≠ '}{short(names[new])}\n{after[i, new]:.2f} ({keep[i].sum()})"
+        same = bool(check.agree[i])
+        title = f"{'' if same else '≠ '}{likeliest(after[i], names, many)}\n{after[i, new]:.2f} ({keep[i].sum()})"
         right.set_title(title, fontsize=11, color="black" if same else VERMILION, weight="normal" if same else "bold")
         if luck is not None:
             kl, theirs = float(check.kl[i]), float(luck[i])

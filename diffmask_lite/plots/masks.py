@@ -16,6 +16,7 @@ from .canvas import (
     WIDTH,
     Drawing,
     as_array,
+    as_p,
     as_picture,
     bare,
     colourbar,
@@ -25,7 +26,6 @@ from .canvas import (
     new_figure,
     says,
     short,
-    softmax,
     wrap,
 )
 
@@ -46,8 +46,10 @@ def explanations(
     names: a word for each class; truth: labels (B,), to mark wrong predictions; rows: which images, by default all.
     cmap: colours of the soft mask; "gray" beside pictures whose colours mean something, such as the colour grid's.
     """
-    mask, keep, kl, after = as_array(result.mask), as_array(result.keep), as_array(check.kl), softmax(check.logits)
-    before = None if result.logits is None else softmax(result.logits)
+    mask, keep, kl, many = as_array(result.mask), as_array(result.keep), as_array(check.kl), result.multilabel
+    before, after = None if result.logits is None else as_p(result.logits, many), as_p(check.logits, many)
+    if many and truth is not None:
+        raise ValueError("truth is one class an image, and this ViT predicts labels; leave truth out.")
     if not np.allclose(as_array(check.kept), keep.mean((1, 2)), atol=1e-4):
         raise ValueError("The check is of another mask; pass explainer.verify(images, result.keep).")
     rows = range(len(mask)) if rows is None else rows
@@ -55,11 +57,11 @@ def explanations(
     figure, axes = new_figure((2.6 * height / width + 0.7) * len(rows), len(rows), 3)
     sentences = []
     for line, i in zip(axes, rows, strict=True):
-        answer, wrong = "" if before is None else says(before[i], names), False
+        answer, wrong = "" if before is None else says(before[i], names, many), False
         if before is not None and truth is not None:
             wrong = before[i].argmax() != int(truth[i])
             answer += f"\nwrong: truth is {short(names[int(truth[i])])}" if wrong else ""
-        after_words = says(after[i], names) + ("" if check.agree[i] else ", changed")
+        after_words = says(after[i], names, many) + ("" if check.agree[i] else ", changed")
         line[0].imshow(as_picture(pictures[i]), interpolation="nearest")
         bare(line[0])
         image = draw_mask(line[1], pictures[i], mask[i], heat=True, cmap=cmap)

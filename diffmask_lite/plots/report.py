@@ -13,6 +13,7 @@ from .canvas import (
     Drawing,
     answers,
     as_array,
+    as_p,
     as_picture,
     bare,
     colourbar,
@@ -23,7 +24,6 @@ from .canvas import (
     says,
     score_limits,
     short,
-    softmax,
     wrap,
 )
 
@@ -46,7 +46,7 @@ def explained(
     keep, kl = as_array(result.keep)[index], float(check.kl[index])
     if not np.isclose(float(check.kept[index]), keep.mean(), atol=1e-4):
         raise ValueError("The check is of another mask; pass explainer.verify(images, result.keep).")
-    pair = softmax(np.stack([as_array(result.logits)[index], as_array(check.logits)[index]]))
+    pair = as_p(np.stack([as_array(result.logits)[index], as_array(check.logits)[index]]), result.multilabel)
     agree, most = bool(check.agree[index]), min(5, pair.shape[1])
     (height, width), (h, w) = picture.shape[:2], keep.shape
     tall, bars = 2.6 * height / width + 0.6, 0.42 * most + 1.0
@@ -77,7 +77,7 @@ def explained(
         ax.set_title(wrap(title, 2.4))
         ax.set_xlabel(wrap(label, 2.4), fontsize=11)
     answers(below, pair, names, most, target=target)
-    before, after = says(pair[0], names), says(pair[1], names)
+    before, after = (says(p, names, result.multilabel) for p in pair)
     words = f"The ViT {before}; of the patches kept alone it {after}\n" + ("" if agree else "changed; ") + f"KL {kl:.2f} nats"
     if target is not None:
         p, q = pair[:, target]

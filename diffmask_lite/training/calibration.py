@@ -39,8 +39,9 @@ def calibrate(explainer: DiffMask, images: Tensor, eps: float = CUT_EPS, batch: 
         if per_image and len(images) >= ENOUGH:
             sizes = (torch.linspace(0, 1, SIZES).square() * explainer.shape.patches).round().long().unique().to(score.device)
             place = score.flatten(1).argsort(1, descending=True).argsort(1).view_as(score)
-            cut = _learn(score, logits, sizes, torch.stack([kl_of(place < size) for size in sizes], 1), eps)
-        level = standardised(score) - cut(score, logits)[:, None, None]
+            kl = torch.stack([kl_of(place < size) for size in sizes], 1)
+            cut = _learn(score, logits, sizes, kl, eps, explainer.shape.multilabel)
+        level = standardised(score) - cut(score, logits, explainer.shape.multilabel)[:, None, None]
         low, high = -3.0, 3.0
         for _ in range(12):
             middle = (low + high) / 2
@@ -52,14 +53,17 @@ def calibrate(explainer: DiffMask, images: Tensor, eps: float = CUT_EPS, batch: 
 
 
 @torch.enable_grad()
-def _learn(score: Tensor, logits: Tensor, sizes: Tensor, kl: Tensor, eps: float, steps: int = 800) -> Cut:
+def _learn(
+    score: Tensor, logits: Tensor, sizes: Tensor, kl: Tensor, eps: float, multilabel: bool = False, steps: int = 800
+) -> Cut:
     """Return the cut that keeps least at a mean KL of eps; kl: (n, sizes), with each image's best patches kept."""
+    score, logits, sizes, kl = (each.cpu() for each in (score, logits, sizes, kl))  # not every device has float64
     score, logits, kl = score.double(), logits.double(), kl.double()
     ordered = standardised(score).flatten(1).sort(1, descending=True).values
     border = torch.cat([ordered[:, :1] + 1, ordered, ordered[:, -1:] - 1], 1)
     border = ((border[:, :-1] + border[:, 1:]) / 2)[:, sizes]  # (n, sizes): the cut that keeps so many
     share = (sizes / score[0].numel()).double().expand_as(kl)
-    feature = Cut.features(score, logits)
+    feature = Cut.features(score, logits, multilabel)
     mean, scale = feature.mean(0), feature.std(0).clamp(min=1e-3)
     feature = (feature - mean) / scale
     weights, offset = feature.new_zeros(feature.shape[1], requires_grad=True), feature.new_tensor(0.8, requires_grad=True)

@@ -10,14 +10,17 @@ import hashlib
 import random
 from collections.abc import Iterator
 from functools import lru_cache
+from pickle import PicklingError
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..vit.inputs import require_images
+from ..vit.inputs import reason, require_images
 from ..vit.randomness import stream
+
+ELSEWHERE = "define the data set in a file that is imported, not in a notebook or a function, or pass workers=0"
 
 
 def epoch_order(length: int, seed: int, start: int, count: int) -> list[int]:
@@ -56,7 +59,11 @@ def batches(
 
     places = ([(step * batch + j, index) for j, index in enumerate(order(step))][rows] for step in steps)
     seeded, own = Seeded(dataset, seed), torch.Generator()  # its own, or the loader would draw from the caller's
-    loader = iter(DataLoader(seeded, batch_sampler=places, num_workers=workers, collate_fn=torch.stack, generator=own))
+    loader = DataLoader(seeded, batch_sampler=places, num_workers=workers, collate_fn=torch.stack, generator=own)
+    try:
+        loader = iter(loader)
+    except (AttributeError, TypeError, PicklingError) as error:  # where processes are spawned, they are sent the data set
+        raise ValueError(f"The data set cannot be sent to other processes ({reason(error)}); {ELSEWHERE}.") from error
     for step in steps:
         try:
             images = next(loader)
@@ -68,6 +75,8 @@ def batches(
         except (ValueError, RuntimeError) as error:
             lines = str(error).strip().splitlines()  # a worker process wraps the error in its own traceback
             said = lines[-1] if lines else type(error).__name__
+            if "exited unexpectedly" in said:  # DataLoader's words; what the process said of itself went to stderr
+                said = f"a process that loads images ended unexpectedly; {ELSEWHERE}."
             raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
         yield images
 

@@ -86,6 +86,7 @@ def fit(
     Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
     `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
     """
+    explainer.require_same_shape()
     vit, shape, weight = explainer.vit, explainer.shape, next(explainer.vit.parameters())
     objective = _chosen(objective, constraint)
     _require_settings(dataset, shallowest, shape.states, {"steps": steps, "batch": batch, "lr": lr, "every": every})

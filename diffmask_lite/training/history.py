@@ -24,13 +24,14 @@ class History:
     layer: list[int] = field(default_factory=list)  # k: gates 0 … k made the mask
     interrupted: bool = False
     loss: float = math.nan  # of the last step
+    correlation: float = math.nan  # of the last step, of the gates' order with what it follows; NaN where it follows nothing
 
     def __len__(self) -> int:
         return len(self.step)
 
     def add(self, **row: float) -> None:
-        """Append a step, by the names in `COLUMNS`; its loss is remembered until the next."""
-        self.loss = row.get("loss", math.nan)
+        """Append a step, by the names in `COLUMNS`; its loss and its correlation are remembered until the next."""
+        self.loss, self.correlation = row.get("loss", math.nan), row.get("correlation", math.nan)
         for name in COLUMNS:
             getattr(self, name).append(row[name])
 
@@ -49,15 +50,17 @@ class History:
 
     def words(self) -> str:
         """Say how the last step went, for a progress bar."""
+        if not math.isnan(self.correlation):
+            return f"correlation {self.correlation:.3f}"
         if math.isnan(self.kl[-1]):  # no mask was tried
             return f"loss {self.loss:.3f}"
-        return f"KL {self.kl[-1]:.3f}, α {self.alpha[-1]:.1f}, kept {self.kept[-1]:.2f}"
+        return f"KL {max(0.0, self.kl[-1]):.3f}, α {self.alpha[-1]:.1f}, kept {self.kept[-1]:.2f}"
 
     def diagnosis(self) -> str:
         """Say in a sentence how the training went, from the medians of its last tenth, of the tenth before, and of its end.
 
-        The first word is "collapsed", "violated", "idle", "uncut", "moving" or "settled". It judges the masks in training, and
-        whether that is at rest; whether a mask is right, only `verify` and a known truth can tell.
+        The first word is "collapsed", "violated", "idle", "ordered", "moving" or "settled". It judges the masks in training,
+        and whether that is at rest; whether a mask is right, only `verify` and a known truth can tell.
         """
         if len(self) < 20:
             return f"moving: {len(self)} steps are too few to say more."
@@ -67,7 +70,8 @@ class History:
             return f"collapsed: shut gates pass no gradient back ({self._where(end)}); start again, with a smaller lr."
         last, before = table.iloc[-tenth:].median(), table.iloc[-2 * tenth : -tenth].median()
         if math.isnan(last.kl):  # no mask was tried
-            return "uncut: the gates learned an order alone; `calibrate` says where to cut it."
+            last = "" if math.isnan(self.loss) else f", {self.words()} in the last step"
+            return f"ordered: the gates learned an order alone{last}."
         where = self._where(last)
         if last.kl > 2 * self.eps:
             return f"violated: the masks change the prediction too much ({where}); train longer, with more room for α to grow."
@@ -78,4 +82,4 @@ class History:
         return f"settled: {where}."
 
     def _where(self, row: pd.Series) -> str:
-        return f"KL {row.kl:.2g} nats for ε = {self.eps:g}, {row.kept:.0%} kept, α {row.alpha:.2g}"
+        return f"KL {max(0.0, row.kl):.2g} nats for ε = {self.eps:g}, {row.kept:.0%} kept, α {row.alpha:.2g}"

@@ -20,8 +20,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..attribution.fading import integrated_drop, keep_slope
-from ..diffmask import DiffMask, kl_divergence
+from ..diffmask import DiffMask
 from ..gates import log_odds, log_open, sample
+from ..vit.head import chosen_classes, kl_divergence, same_answer
 from ..vit.removal import predict_unchecked
 from .distributed import Draw
 
@@ -92,9 +93,10 @@ class Constraint:
         """Return the loss of a step, and what `History` keeps of it; each a mean over the images."""
         log_kept, z = step.log_kept, self.mask(step)
         masked = step.predict(z)
-        kl = kl_divergence(step.logits, masked).mean()
+        multilabel = step.explainer.shape.multilabel
+        kl = kl_divergence(step.logits, masked, multilabel).mean()
         sparsity = log_kept.exp().mean() if self.sparsity == "l0" else log_kept.mean()
-        agree = (step.logits.argmax(1) == masked.argmax(1)).float().mean()
+        agree = same_answer(step.logits, masked, multilabel).float().mean()
         loss = sparsity + self.alphas[step.gates.shape[1] - 1].item() * (kl - self.eps)
         return {"loss": loss, "kl": kl, "kept": (z > 0).float().mean(), "agree": agree, "sparsity": sparsity}
 
@@ -115,7 +117,8 @@ def by_slope(step: Step, score: Tensor, power: float = 2.0) -> Tensor:
     share = (step.draw.uniform(1) ** power).clamp(min=0.01).expand_as(score)
     placeholder = step.explainer.placeholder
     removal = placeholder.detach() if isinstance(placeholder, Tensor) else placeholder
-    slope = keep_slope(step.explainer.vit, step.images, step.logits.argmax(1), share, removal)
+    chosen = chosen_classes(step.logits, None, step.explainer.shape.multilabel)
+    slope = keep_slope(step.explainer.vit, step.images, chosen, share, removal)
     return -correlation(score, slope).mean()
 
 
@@ -163,7 +166,9 @@ class Ranking:
         log_kept, none = step.log_kept, step.gates.new_tensor(math.nan)
         kept = (log_kept > math.log(0.5)).float().mean()
         loss = self.term(step, log_odds(log_kept))
-        return {"loss": loss, "kl": none, "kept": kept, "agree": none, "sparsity": log_kept.exp().mean()}
+        found = {"loss": loss, "kl": none, "kept": kept, "agree": none, "sparsity": log_kept.exp().mean()}
+        inner = getattr(self.term, "func", self.term)
+        return found | ({"correlation": -loss} if inner is by_slope or isinstance(inner, Taught) else {})
 
     def update(self, depth: int, kl: float) -> None:
         """There is no multiplier to move."""

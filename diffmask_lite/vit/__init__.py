@@ -5,6 +5,7 @@ after an exception. Everything is done through forward hooks, so the model's own
 
     anatomy     does a model fit, and what are its sizes? `guest` holds it in eval mode
     hooks       read hidden states and attention maps, replace the patch embedding
+    head        what logits say: one class of several, or each label on its own
     tokens      drop tokens, sharply or by degrees
     removal     `predict`: the one place where patches are taken away
     inputs      what an image, a mask and a class must be

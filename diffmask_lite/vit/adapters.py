@@ -126,12 +126,13 @@ def two_class(vit: nn.Module) -> nn.Module:
 
     The copy shares all other weights with the ViT, which stays as it is.
     """
-    if vit.num_classes != 1:
-        raise ValueError(f"Only a head of one logit becomes one of two, but this one has {vit.num_classes}.")
+    heads = vit.pretrained_cfg.get("classifier") or "head"
+    heads = (heads,) if isinstance(heads, str) else heads
+    if (outputs := vit.get_submodule(heads[0]).out_features) != 1:
+        raise ValueError(f"Only a head of one logit becomes one of two, but this one has {outputs}.")
     vit = _twin(vit)
     cfg = vit.pretrained_cfg
-    heads = cfg.get("classifier") or "head"
-    for name in (heads,) if isinstance(heads, str) else heads:
+    for name in heads:
         old = vit.get_submodule(name)
         new = nn.Linear(old.in_features, 2, bias=old.bias is not None).to(old.weight)
         with torch.no_grad():
@@ -139,6 +140,7 @@ def two_class(vit: nn.Module) -> nn.Module:
                 mine.copy_(torch.cat([torch.zeros_like(value), value]))
         vit.set_submodule(name, new.train(old.training))
     vit.num_classes = 2
+    cfg["problem_type"] = None  # one class of two, also where the logit was of a single label
     if len(names := cfg.get("label_names") or ()) == 1:
         cfg["label_names"] = [f"not {names[0]}", names[0]]
     return vit

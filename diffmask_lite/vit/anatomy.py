@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class Anatomy:
     classes: int
     patch: tuple[int, int]  # pixels of one patch; patches start at the top left, and pixels beyond h or w of them are not seen
     class_tokens: int  # how many prefix tokens the head reads; 0 where it pools the patches
+    multilabel: bool = False  # whether each logit is of a label on its own, present or absent; see `vit.head`
 
     @property
     def patches(self) -> int:
@@ -43,24 +45,42 @@ class Anatomy:
         return self.depth + 2
 
 
-_known: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
+PROBLEMS = {None: False, "single_label_classification": False, "multi_label_classification": True}  # Hugging Face's words
+_known: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Anatomy]] = WeakKeyDictionary()
 
 
 def anatomy(model: nn.Module, refresh: bool = False) -> Anatomy:
-    """Probe a ViT with one forward pass and return its sizes; the answer is remembered for the model's life.
+    """Probe a ViT with one forward pass and return its sizes.
 
-    Pass `refresh=True` after surgery on the model (another head, another image size). Raises `UnfitViT` with the reason
-    where the model does not fit: patches must come out of `patch_embed` as (B, N, D) or (B, h, w, D), every block of `blocks`
-    must take (B, P + N, D) with P = `num_prefix_tokens`, and the head must have at least two classes.
+    The answer is remembered until the ViT gets another head, image size or list of blocks; pass `refresh=True` after any other
+    surgery. Raises `UnfitViT` with the reason where the model does not fit: patches must come out of `patch_embed` as
+    (B, N, D) or (B, h, w, D), every block of `blocks` must take (B, P + N, D) with P = `num_prefix_tokens`, and the head must
+    have at least two classes.
+
+    A head is taken to predict one class. Of a multi-label ViT, whose head was trained with a sigmoid for each label, say so:
+    `vit.pretrained_cfg["problem_type"] = "multi_label_classification"`. "regression" is refused.
     """
     if not isinstance(model, nn.Module):
         raise _unfit(model, "it is not a torch module")
     # Not remembered: compiling in place can come later, and hooks then stop firing without an error.
     if any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in _walk(model)):
         raise _unfit(model, "it is compiled, and hooks do not fire in compiled code (pass the model from before torch.compile)")
-    if refresh or model not in _known:
-        _known[model] = _probe(model)
-    return _known[model]
+    state = _state(model)
+    if refresh or model not in _known or _known[model][0] != state:
+        _known[model] = state, _probe(model)
+    return _known[model][1]
+
+
+def _state(model: nn.Module) -> tuple[Any, ...]:
+    """Return what timm's `set_input_size` and `reset_classifier` change, and what people replace by hand."""
+    embed, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", ())
+    parts = (ref(part) for part in (embed, blocks, getattr(model, "head", None)) if isinstance(part, nn.Module))
+    flags = (getattr(embed, "img_size", None), getattr(model, "global_pool", None), _problem(model))
+    return *parts, *flags, len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else 0
+
+
+def _problem(model: nn.Module) -> str | None:
+    return (getattr(model, "pretrained_cfg", None) or {}).get("problem_type")
 
 
 def _unfit(model: object, reason: str) -> UnfitViT:
@@ -79,16 +99,11 @@ def _probe(model: nn.Module) -> Anatomy:
     embed, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", None)
     if not isinstance(embed, nn.Module) or not isinstance(blocks, nn.Sequential | nn.ModuleList):
         raise unfit("it has no `patch_embed` followed by a list of `blocks`")
-    prefix, classes = getattr(model, "num_prefix_tokens", None), getattr(model, "num_classes", 0)
+    prefix, problem = getattr(model, "num_prefix_tokens", None), _problem(model)
     if prefix is None:
         raise unfit("it does not say how many prefix tokens it has (`num_prefix_tokens`)")
-    if classes == 1:
-        raise UnfitViT(
-            f"{type(model).__name__} has a head of one logit, and a class distribution needs two; models.two_class(vit) gives "
-            "a ViT with the logits [0, x], for which softmax says what the sigmoid of x does."
-        )
-    if classes < 2:
-        raise unfit(f"its head has {classes} outputs, and a class distribution needs at least two")
+    if problem not in PROBLEMS:
+        raise unfit(f'its pretrained_cfg["problem_type"] is {problem!r}, and a head must predict one class or several labels')
 
     cfg = getattr(model, "pretrained_cfg", None) or {}
     size = getattr(embed, "img_size", None) or cfg.get("input_size", (3, 224, 224))[1:]
@@ -121,8 +136,18 @@ def _probe(model: nn.Module) -> Anatomy:
         if seen.get(place) != expected:
             where = "the last block gave" if place == "last" else f"{place} takes"
             raise unfit(f"{where} {_words(seen.get(place))}, not {expected} (prefix tokens + patches)")
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, classes):
-        raise unfit(f"it does not return logits of shape (B, {classes})")
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise unfit("it does not return logits of shape (B, classes)")
+    classes, multilabel = logits.shape[1], PROBLEMS[problem]
+    if isinstance(getattr(model, "head", None), nn.Identity | None) and classes != getattr(model, "num_classes", 0):
+        classes = 0  # these are features
+    if classes == 1 and not multilabel:
+        raise UnfitViT(
+            f"{type(model).__name__} has a head of one logit, and a class distribution needs two; models.two_class(vit) gives "
+            "a ViT with the logits [0, x], for which softmax says what the sigmoid of x does."
+        )
+    if classes == 0:
+        raise unfit("its head has 0 outputs, and a class distribution needs at least two")
     if hasattr(embed, "feat_ratio"):
         patch = embed.feat_ratio(as_scalar=False)
     else:
@@ -130,7 +155,7 @@ def _probe(model: nn.Module) -> Anatomy:
     class_tokens = 0
     if prefix and getattr(model, "global_pool", "token") == "token":
         class_tokens = 2 if hasattr(model, "head_dist") else 1  # a distilled ViT has a second token with a head of its own
-    return Anatomy(channels, size, tuple(grid), prefix, width, len(blocks), classes, tuple(patch), class_tokens)
+    return Anatomy(channels, size, tuple(grid), prefix, width, len(blocks), classes, tuple(patch), class_tokens, multilabel)
 
 
 def _note(seen: dict[str, tuple[int, ...]], key: str, value: object = None) -> None:
@@ -155,18 +180,24 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
     """Hold a model in eval mode with its weights' gradients off, then put back every flag as it was.
 
     Only flags that have to change are touched, so entering costs little beside a forward pass: under `torch.no_grad` the
-    weights need none of it.
+    weights need none of it. Gradient checkpointing is off as well. It throws activations away and makes new ones in the
+    backward pass, when no hook is there to see or to change them.
     """
     training = [module for module in _walk(model) if module.training]
+    checkpointing = [module for module in _walk(model) if vars(module).get("grad_checkpointing")]
     learning = [weight for weight in model.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
     try:
         for module in training:
             module.training = False
+        for module in checkpointing:
+            module.grad_checkpointing = False
         for weight in learning:
             weight.requires_grad_(False)
         yield model
     finally:
         for module in training:
             module.training = True
+        for module in checkpointing:
+            module.grad_checkpointing = True
         for weight in learning:
             weight.requires_grad_(True)

@@ -58,7 +58,9 @@ class Carried:
         if any(getattr(block.attn, "num_kv_heads", None) not in (None, block.attn.num_heads) for block in model.blocks):
             raise UnfitViT(f"{type(model).__name__} has no direct terms: its heads share their values.")
         self.model, self.shape = model, anatomy(model)
-        if getattr(model.head, "in_features", self.shape.width) != self.shape.width:
+        if not isinstance(model.head, nn.Linear):
+            raise UnfitViT(f"{type(model).__name__} has no direct terms: its head is not one linear layer.")
+        if model.head.in_features != self.shape.width:
             raise UnfitViT(f"{type(model).__name__} has no direct terms: its head reads tokens of two kinds side by side.")
         pool, prefix_too = getattr(model, "global_pool", None), getattr(model, "pool_include_prefix", False)
         if not self.shape.class_tokens and (pool != "avg" or prefix_too):
@@ -88,7 +90,7 @@ class Carried:
     def terms(self, wanted: Tensor) -> Tensor:
         """Return the direct terms S_lhj = Σ_i a_ij (W_O v_j) · u_i, (B, L, heads, P + N), for i over the tokens that are read.
 
-        wanted: (B, classes), the slope along each logit, as `log_odds_slope` gives it. a_ij is the attention of block l and
+        wanted: (B, classes), the slope along each logit, by `head.log_odds_slope`. a_ij is the attention of block l and
         head h that token i pays to token j, v_j the value of j, W_O the head's part of the output projection, u_i the direction
         of token i along which the sum over classes of wanted · logit rises.
         """
@@ -146,15 +148,10 @@ class Carried:
         return _heads(back, maps.shape[1])
 
 
-def log_odds_slope(logits: Tensor, chosen: Tensor) -> Tensor:
-    """Return the slope of log(p_y / (1 − p_y)) along each logit, (B, classes): 1 at y, −p_k / (1 − p_y) elsewhere."""
-    others = logits.float().scatter(1, chosen[:, None], float("-inf")).softmax(1)
-    return (F.one_hot(chosen, logits.shape[1]) - others).to(logits.dtype)
-
-
 def class_direction(model: nn.Module, wanted: Tensor) -> Tensor:
     """Return where the head wants what it reads to go, (B, D), of mean square 1; wanted: (B, classes)."""
-    return F.normalize(wanted @ model.head.weight.detach(), dim=-1) * model.head.weight.shape[1] ** 0.5
+    weight = model.head.weight.detach().to(wanted.dtype)
+    return F.normalize(wanted @ weight, dim=-1) * weight.shape[1] ** 0.5
 
 
 def _is_identity(norm: nn.Module | None) -> bool:

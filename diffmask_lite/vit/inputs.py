@@ -66,6 +66,24 @@ def _largest_pixel(model: nn.Module) -> float:
     return max(max(m, 1 - m) / s for m, s in zip(mean, std, strict=True))
 
 
+def require_logits(logits: Tensor, shape: Anatomy, images: Tensor) -> None:
+    """Hold logits that a caller has at hand to (B, classes)."""
+    wanted = (len(images), shape.classes)
+    if tuple(logits.shape) != wanted:
+        raise ValueError(f"The logits have shape {tuple(logits.shape)}, but these images and this ViT need {wanted}.")
+
+
+def require_finite(*answers: Tensor | None) -> None:
+    """Refuse NaN and infinite numbers in what a ViT gave, one row an image; a device is waited for once."""
+    finite = [answer.isfinite().reshape(len(answer), -1).all(1) for answer in answers if answer is not None]
+    good = torch.stack(finite).all(0)
+    if not good.all():
+        bad = (~good).nonzero().flatten().tolist()
+        raise ValueError(
+            f"The ViT's answers to images {bad[:8]} of the batch are not finite numbers; look at its weights and its precision."
+        )
+
+
 def require_keep(keep: Any, shape: Anatomy, images: Tensor, removal: Any) -> None:
     """Hold a mask to (B, h, w) on the images' device, and a removal to those there are."""
     if not isinstance(keep, Tensor):
@@ -86,25 +104,31 @@ def require_keep(keep: Any, shape: Anatomy, images: Tensor, removal: Any) -> Non
             f'Removal "{removal}" takes whole patches away, so the mask must be bool, but it is {keep.dtype}; '
             'use keep > 0.5, or "drop" or a placeholder tensor as removal.'
         )
+    if keep.dtype != torch.bool:
+        low, high = map(float, keep.detach().aminmax())  # NaN wins
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"The mask must lie between 0 and 1, but it goes from {low:g} to {high:g}.")
 
 
 def require_removal(removal: Any, shape: Anatomy, images: Tensor) -> None:
     """Hold a removal to those there are, and a placeholder to the images' device."""
     if isinstance(removal, Tensor):
-        require_placeholder(removal, shape)
         if removal.device != images.device:
             raise ValueError(f"The placeholder is on {removal.device}, but the images are on {images.device}.")
+        require_placeholder(removal, shape)
     elif not isinstance(removal, str) or removal not in REMOVALS:
         raise ValueError(f'Unknown removal {removal!r}: use "drop", "noise", "mean" or a placeholder tensor.')
 
 
 def require_placeholder(placeholder: Tensor, shape: Anatomy) -> None:
-    """Hold a placeholder to one embedding (D,), or one for each patch (N, D)."""
+    """Hold a placeholder to one embedding (D,), or one for each patch (N, D), of finite numbers."""
     if tuple(placeholder.shape) not in {(shape.width,), (shape.patches, shape.width)}:
         raise ValueError(
             f"The placeholder has shape {tuple(placeholder.shape)}, but this ViT needs ({shape.width},) or "
             f"({shape.patches}, {shape.width})."
         )
+    if not placeholder.detach().isfinite().all():
+        raise ValueError("The placeholder holds NaN or infinite values; make it again.")
 
 
 def require_target(target: Any, shape: Anatomy, images: Tensor) -> None:
@@ -125,10 +149,3 @@ def require_target(target: Any, shape: Anatomy, images: Tensor) -> None:
     if low < 0 or high >= shape.classes:
         wrong = low if low < 0 else high
         raise ValueError(f"There is no class {wrong}: this ViT has classes 0 to {shape.classes - 1}.")
-
-
-def chosen_classes(logits: Tensor, target: int | Tensor | None) -> Tensor:
-    """Return the class to explain of each image, (B,): the target, or the most probable class of logits (B, classes)."""
-    if target is None:
-        return logits.argmax(1)
-    return torch.as_tensor(target, dtype=torch.long, device=logits.device).expand(len(logits))

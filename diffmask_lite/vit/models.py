@@ -44,6 +44,7 @@ def load(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     names: str | os.PathLike | Sequence[str] | None = None,
+    multilabel: bool | None = None,
     shape: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Return a ViT in eval mode, on the CPU: one of timm's architectures, with weights of yours or of timm.
@@ -57,7 +58,8 @@ def load(
     size: of the images in pixels, a side or (H, W); by default the file's, else timm's for this name.
     mean, std: of the normalisation, one number or one a channel, for pixels in [0, 1]; by default timm's for this name.
     names: a word for each class, or a text file with a line for each; see `class_names`.
-    shape: "size" and "channels" where nothing else says them, as a file of gates does.
+    multilabel: whether the head has a sigmoid for each label; by default as a folder's configuration says, else not.
+    shape: "size", "channels" and "multilabel" where nothing else says them, as a file of gates does.
     A head of one logit becomes one of two, see `two_class`. Without weights the ViT is untrained.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
     """
@@ -68,6 +70,8 @@ def load(
     if _is_of_transformers(model):
         if weights:
             raise ValueError(f"The folder of {model} holds its weights; leave --weights out.")
+        if multilabel:
+            raise ValueError(f"The folder of {model} says what its head predicts; leave --multilabel out.")
         vit = _from_folder(Path(model.removeprefix(FOLDER)), size)
         describe(vit, mean, std, names)
         return vit
@@ -83,6 +87,8 @@ def load(
     vit = _create(model, pretrained or filled, **options)
     if state is not None:
         _fill(vit, state, weights, model)
+    if shape.get("multilabel") if multilabel is None else multilabel:
+        vit.pretrained_cfg["problem_type"] = "multi_label_classification"
     if vit.num_classes == 1:
         vit = two_class(vit)
     describe(vit, mean, std, names)
@@ -258,8 +264,8 @@ def describe(
         cfg[key] = values
     if names is not None:
         words = list(names) if isinstance(names, list | tuple) else _lines(Path(names))
-        if len(words) != vit.num_classes:
-            raise ValueError(f"There are {len(words)} names of classes, but the ViT has {vit.num_classes} classes.")
+        if len(words) != sizes.classes:
+            raise ValueError(f"There are {len(words)} names of classes, but the ViT has {sizes.classes} classes.")
         cfg |= {"label_names": words, "label_descriptions": None}
 
 
@@ -277,7 +283,7 @@ def class_names(vit: nn.Module) -> list[str]:
     """Return a word for each class: `label_names` of `vit.pretrained_cfg`, ImageNet's for a head of timm's that has as many
     classes as timm's weights of ImageNet, else "class 0", "class 1", …
     """
-    cfg, classes = getattr(vit, "pretrained_cfg", None) or {}, range(vit.num_classes)
+    cfg, classes = getattr(vit, "pretrained_cfg", None) or {}, range(anatomy(vit).classes)
     names, words = cfg.get("label_names"), cfg.get("label_descriptions") or {}
     if isinstance(names, dict):  # from JSON, whose keys are strings
         names = [names[i] for i in sorted(names, key=int)]
@@ -291,8 +297,9 @@ def summary(vit: nn.Module) -> str:
     """Return in one line what a ViT is taken for: its classes, and the images that it gets."""
     names, sizes, used = class_names(vit), anatomy(vit), timm.data.resolve_data_config({}, model=vit)
     mean, std = (" ".join(f"{value:.4g}" for value in used[key]) for key in ("mean", "std"))
+    kind = "labels" if sizes.multilabel else "classes"
     return (
-        f"{vit.pretrained_cfg.get('architecture', type(vit).__name__)}: {len(names)} classes ({names[0]} … {names[-1]}); "
+        f"{vit.pretrained_cfg.get('architecture', type(vit).__name__)}: {len(names)} {kind} ({names[0]} … {names[-1]}); "
         f"images {sizes.channels} × {sizes.size[0]} × {sizes.size[1]}, crop {used['crop_pct']:g} ({used['crop_mode']}, "
         f"{used['interpolation']}), mean {mean}, std {std}"
     )

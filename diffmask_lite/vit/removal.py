@@ -78,7 +78,7 @@ def _predict_dropped(model: nn.Module, images: Tensor, keep: Tensor) -> Tensor:
     for count in counts.unique().tolist():
         rows = (counts == count).nonzero().squeeze(1)
         if count == 0 and not anatomy(model).class_tokens:
-            logits.append(images.new_zeros(len(rows), model.num_classes))  # nothing to pool: uniform by definition
+            logits.append(images.new_zeros(len(rows), anatomy(model).classes))  # nothing to pool: uniform by definition
         else:
             index = keep[rows].nonzero()[:, 1].view(len(rows), count)
             with drop_tokens(model, index):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from timm.layers import AttentionPoolLatent
@@ -16,7 +17,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from .anatomy import UnfitViT, anatomy
+from .anatomy import Anatomy, UnfitViT, anatomy, guest
 from .hooks import attention_places, explicit_attention
 
 
@@ -74,6 +75,7 @@ def weigh_tokens(model: nn.Module, keep: Tensor) -> Iterator[None]:
     weighs them alike. Raises `UnfitViT` for families whose attention or pooling cannot be reached.
     """
     require_droppable(model)
+    _require_agreement(model)
     prefix, least = model.num_prefix_tokens, torch.finfo(keep.dtype).tiny
     weight = torch.cat([keep.new_ones(len(keep), prefix), keep], dim=1)  # (B, P + N): one for each key
 
@@ -102,6 +104,35 @@ def weigh_tokens(model: nn.Module, keep: Tensor) -> Iterator[None]:
                 'only for "token", "avg" and "map"; use a bool mask, or the mean patch as removal.'
             )
         yield
+
+
+_agreeing: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
+
+
+def _require_agreement(model: nn.Module) -> None:
+    """Drop three quarters of an image's patches sharply and by degrees, once a model: the two must be one.
+
+    A subclass of a known family may read its tokens in another way, such as the class token beside the mean over all patches.
+    """
+    shape = anatomy(model)
+    if _agreeing.get(model) is shape:
+        return
+    _agreeing[model] = shape  # now, since what follows comes here again
+    weight, generator = next(model.parameters()), torch.Generator().manual_seed(0)
+    image = torch.rand(1, shape.channels, *shape.size, generator=generator).to(weight)
+    kept = torch.arange(0, shape.patches, 4, device=weight.device)[None]
+    keep = torch.zeros(1, shape.patches, device=weight.device).scatter(1, kept, 1.0)
+    with torch.no_grad(), guest(model), torch.autocast(weight.device.type, enabled=False):
+        with drop_tokens(model, kept):
+            sharp = model(image).float()
+        with weigh_tokens(model, keep):
+            soft = model(image).float()
+    if (sharp - soft).abs().max() > (0.01 if weight.dtype == torch.float32 else 0.1) * sharp.abs().max():
+        del _agreeing[model]
+        raise UnfitViT(
+            f"{type(model).__name__} reads its tokens in a way of its own: dropping them by degrees gives other logits than "
+            "dropping them; use a bool mask, or the mean patch as removal and placeholder."
+        )
 
 
 def require_droppable(model: nn.Module) -> None:
