@@ -482,4 +482,4 @@ def test_every_method_has_the_one_signature_and_says_what_it_computes():
     for name, method in METHODS.items():
         assert list(inspect.signature(method).parameters)[:4] == ["vit", "images", "target", "generator"], name
         assert method.__name__ == name and method.__doc__
-    assert set(attribution.__all__) == {"METHODS", "blurred"}
+    assert set(attribution.__all__) == {"BLIND", "METHODS", "blurred"}

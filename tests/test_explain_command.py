@@ -450,7 +450,7 @@ def scored():
     """A page of scores: the second class is explained, which is likely neither before nor after."""
     fine, picture, result, check, names, index, heading = page()
     score = 3 * (result.mask - 0.5)
-    result = SimpleNamespace(mask=None, score=score, keep=result.keep, logits=result.logits, threshold=None)
+    result = SimpleNamespace(mask=None, score=score, keep=result.keep, logits=result.logits, threshold=None, multilabel=False)
     options = {"method": "gradient_attention", "target": 1, "rule": "the best 20%, others the mean patch"}
     options |= {"part": "padded for the ViT; patches of padding count as patches"}
     return partial(plots.explained, fine, picture, result, check, names, index, heading, **options), result
