@@ -33,15 +33,8 @@ def gradients(vit: nn.Module, images: Tensor) -> Iterator[Tensor]:
 
     The weights get no gradient: `torch.autograd.grad` differentiates by activations alone, and `.grad` stays as it was.
     """
-    checkpointing = getattr(vit, "grad_checkpointing", False)
-    try:
-        if checkpointing:  # it throws activations away and makes new ones, so those that a hook saw would have no gradient
-            vit.grad_checkpointing = False
-        with torch.inference_mode(False), torch.enable_grad(), guest(vit):
-            yield images.clone() if images.is_inference() else images.detach()
-    finally:
-        if checkpointing:
-            vit.grad_checkpointing = True
+    with torch.inference_mode(False), torch.enable_grad(), guest(vit):
+        yield images.clone() if images.is_inference() else images.detach()
 
 
 def reader(vit: nn.Module, tokens: Tensor) -> Tensor:

@@ -155,18 +155,24 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
     """Hold a model in eval mode with its weights' gradients off, then put back every flag as it was.
 
     Only flags that have to change are touched, so entering costs little beside a forward pass: under `torch.no_grad` the
-    weights need none of it.
+    weights need none of it. Gradient checkpointing is off as well. It throws activations away and makes new ones in the
+    backward pass, when no hook is there to see or to change them.
     """
     training = [module for module in _walk(model) if module.training]
+    checkpointing = [module for module in _walk(model) if vars(module).get("grad_checkpointing")]
     learning = [weight for weight in model.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
     try:
         for module in training:
             module.training = False
+        for module in checkpointing:
+            module.grad_checkpointing = False
         for weight in learning:
             weight.requires_grad_(False)
         yield model
     finally:
         for module in training:
             module.training = True
+        for module in checkpointing:
+            module.grad_checkpointing = True
         for weight in learning:
             weight.requires_grad_(True)
