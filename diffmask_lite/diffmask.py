@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -184,9 +184,8 @@ class DiffMask(nn.Module):
                 raise _Enough
 
         prediction, carried, known = None, None, {}
-        with torch.no_grad(), guest(self.vit), ExitStack() as stack:
-            seen = stack.enter_context(observe_carried(self.vit, CARRIED)) if self.class_aware else None
-            stack.enter_context(observe(self.vit, gate, prefix_too=True))
+        collected = observe_carried(self.vit, CARRIED) if self.class_aware else nullcontext()
+        with torch.no_grad(), guest(self.vit), collected as seen, observe(self.vit, gate, prefix_too=True):
             with suppress(_Enough):
                 prediction = self.vit(images)
             if seen is not None:
