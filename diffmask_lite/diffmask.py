@@ -284,6 +284,13 @@ class DiffMask(nn.Module):
         tensors, config = load_tensors(path)
         if config.get("kind") != "diffmask":
             raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
+        if missing := {"placeholder", "shape", "vit"} - config.keys():
+            raise ValueError(f"{path} does not say what it must of its gates ({', '.join(sorted(missing))}); save it again.")
+        hidden = config.get("hidden")
+        if hidden is not None and not any(
+            hidden in tensor.shape for tensor in tensors.values()
+        ):  # before memory is taken for it
+            raise ValueError(f"{path} holds no gates of {hidden} hidden units, as it claims to; save it again.")
         placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
         kind = {key: config[key] for key in OPTIONS if key in config}  # older files lack the newer ones
         explainer = cls(vit, placeholder, **kind)

@@ -31,7 +31,7 @@ from ..plots.canvas import short
 from ..training.distributed import own_device
 from ..vit import models
 from ..vit.inputs import reason
-from ..vit.storage import load_tensors
+from ..vit.storage import load_tensors, write
 from .options import add_model_options, model_settings
 
 OURS = "cifar10"
@@ -206,10 +206,9 @@ def _check_shape(picture: Image.Image, path: Path) -> None:
 
 
 def _write(figure: plots.Drawing, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a file's name may hold characters that the font lacks
-        path.write_bytes(plots.png(figure))
+        write(path, plots.png(figure))
 
 
 def _printable(text: Any) -> str:

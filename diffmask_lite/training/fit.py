@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from ..diffmask import DiffMask
 from ..vit import explicit_attention
+from ..vit.inputs import printable
 from ..vit.randomness import stream
 from .checkpoint import deferred_interrupt, load_checkpoint, save_checkpoint
 from .data import batches, digest, epoch_order
@@ -45,6 +47,8 @@ RANKED: dict[str, dict[str, Any]] = {
 }
 
 
+@torch.inference_mode(False)  # learning needs gradients, whatever the caller's mode is
+@torch.enable_grad()
 def fit(
     explainer: DiffMask,
     dataset: Dataset | Tensor,
@@ -78,17 +82,21 @@ def fit(
         gates always work together. At 0, as published, gate 0 learns a mask that meets the constraint alone, from the patch
         itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
-    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, say.
+    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, say. A run that goes
+        on calls it once more for the checkpoint, since a kill may have come before it was done.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT; slow where it is not native.
 
     Started by `torchrun`, `accelerate launch` or `notebook_launcher`, the processes share each batch evenly and learn what one
     process would learn from the whole of it; the main one prints and writes the checkpoint.
-    Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
-    `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
+    Ctrl-C ends after the step in hand, with what was learned; SIGTERM too, and then `SystemExit` ends the program with status
+    143. Raises `ValueError` for settings and data that do not fit, and `FloatingPointError` naming the step where the loss is
+    not finite; the gates are then those of the step before.
     """
     vit, shape, weight = explainer.vit, explainer.shape, next(explainer.vit.parameters())
     objective = _chosen(objective, constraint)
     _require_settings(dataset, shallowest, shape.states, {"steps": steps, "batch": batch, "lr": lr, "every": every})
+    if any(weight.is_inference() for weight in (*vit.parameters(), *explainer.parameters())):
+        raise ValueError("Nothing learns with a ViT or gates that were made under torch.inference_mode; make them outside it.")
     shallowest, decay = shallowest % shape.states, steps if decay else 0
     team = join(weight.device)
     progress &= team.main
@@ -96,7 +104,7 @@ def fit(
     settings = {"seed": seed, "batch": batch, "lr": lr, "warmup": warmup, "decay": decay, "optimizer": optimizer}
     settings |= {"shallowest": shallowest, "arithmetic": str(autocast or weight.dtype)}
     run = _identity(explainer, dataset, objective, settings) if checkpoint or team.size > 1 else {}
-    found = load_checkpoint(checkpoint, run, steps)
+    found = load_checkpoint(checkpoint, run, steps, ("gates", "optimizer", "history", "alphas"))
     if found:
         explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
         explainer.cut = None  # it belonged to the gates as they were
@@ -104,19 +112,25 @@ def fit(
     objective.start(shape.states, found and found["alphas"])
     team.start_alike(run, len(history), explainer)
     left = range(len(history), steps)  # steps still to go
+
+    def due(taken: int) -> bool:
+        return taken % every == 0 or taken == steps
+
+    if found and watch and team.main and due(left.start):
+        watch(left.start)
     bar = tqdm(total=steps, initial=left.start, desc="gates", disable=not progress, file=sys.stdout, leave=False)
-    unfused = explicit_attention(vit) if weight.device.type == "cpu" else nullcontext()  # faster backward
-    with bar, unfused, deferred_interrupt() as interrupted:
+    unfused = explicit_attention if weight.device.type == "cpu" else nullcontext  # faster backward
+    with bar, deferred_interrupt() as interrupted:
         for step, images in zip(left, batches(vit, dataset, seed, batch, rows, left, workers), strict=True):
             images = images.to(weight.device)
             draw = Draw(stream(seed, "gates", step), batch, rows, weight.device)
             indices = epoch_order(len(dataset), seed, step * batch, batch)[rows]
             k = draw.integer(shallowest, shape.states)  # this step's mask is the product of gates 0 … k
             uniform = draw.uniform(shape.states, shape.patches)[:, : k + 1]
-            with torch.autocast(weight.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+            with unfused(vit), torch.autocast(weight.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 logits, gates = explainer.read(images, last=k)
                 terms = objective.terms(Step(explainer, images, logits, gates, uniform, draw, indices))
-            terms["pressed"] = terms["loss"].new_tensor(float(interrupted.is_set()))
+            terms["pressed"] = terms["loss"].new_tensor(float(bool(interrupted)))
             seen = team.mean(terms)  # of the whole batch; where one process is to stop, all are
             _require_finite(seen, step)
             set_rate(learner, step, warmup, decay)
@@ -127,14 +141,13 @@ def fit(
             explainer.cut = None
             objective.update(k, seen["kl"])
             history.add(step=step, alpha=objective.alphas[k].item(), layer=k, **seen)
-            bar.set_postfix_str(history.words(), refresh=False)
+            bar.set_postfix_str(printable(history.words()), refresh=False)
             bar.update()
             history.interrupted = seen["pressed"] > 0
-            pause = (step + 1) % every == 0 or step + 1 == steps
-            if checkpoint and team.main and (pause or history.interrupted):
+            if checkpoint and team.main and (due(step + 1) or history.interrupted):
                 state = {"gates": explainer.state_dict(), "optimizer": learner.state_dict(), "history": history.rows()}
                 save_checkpoint(checkpoint, run, step=step + 1, alphas=objective.alphas.tolist(), **state)
-            if watch and pause and team.main:
+            if watch and due(step + 1) and team.main:
                 watch(step + 1)
             if history.interrupted:
                 break
@@ -142,7 +155,9 @@ def fit(
     if team.main and history.interrupted:
         print(f"Stopped after step {history.step[-1]}; the gates keep what they learned.")
     elif progress:
-        print(history.diagnosis())
+        print(printable(history.diagnosis()))
+    if signal.SIGTERM in interrupted:  # whoever sent it waits for the process to end
+        raise SystemExit(128 + signal.SIGTERM)
     return history
 
 

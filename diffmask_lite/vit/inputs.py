@@ -6,6 +6,7 @@ where it comes in: to look at all pixels makes a GPU wait.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ def reason(error: Exception) -> str:
         return error.strerror
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line.strip().split(". ")[0].rstrip(".")
+
+
+def printable(text: str) -> str:
+    """Return a text as the terminal can show it: a character that its encoding lacks becomes an escape, not an error."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def require_images(model: nn.Module, images: Any, any_device: bool = False) -> Anatomy:
