@@ -287,9 +287,7 @@ class DiffMask(nn.Module):
         if missing := {"placeholder", "shape", "vit"} - config.keys():
             raise ValueError(f"{path} does not say what it must of its gates ({', '.join(sorted(missing))}); save it again.")
         hidden = config.get("hidden")
-        if hidden is not None and not any(
-            hidden in tensor.shape for tensor in tensors.values()
-        ):  # before memory is taken for it
+        if hidden and not any(hidden in tensor.shape for tensor in tensors.values()):  # before memory is taken for them
             raise ValueError(f"{path} holds no gates of {hidden} hidden units, as it claims to; save it again.")
         placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
         kind = {key: config[key] for key in OPTIONS if key in config}  # older files lack the newer ones

@@ -1,8 +1,10 @@
 """`fit`: one step by hand, the objectives, the optimisers, the cut of an order, and what is refused."""
 
 import inspect
+import io
 import math
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -265,6 +267,34 @@ def test_the_vit_is_left_as_it_was_and_a_placeholder_moves_if_it_is_learned(imag
             moves = kind == "learned" and not settings  # by_slope takes the placeholder as it is
             assert torch.equal(explainer.placeholder.detach(), before) != moves
     assert all(p.grad is None for p in vit.parameters())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_makes_no_difference(images, mode):
+    """Gates and cut are those of a training outside; what was made under inference_mode itself can learn nothing."""
+    found, settings = [], {**QUICK, **RANKED["fit"]}
+    for context in (nullcontext, mode):
+        explainer = DiffMask(shared("vit"), **RANKED["explainer"])
+        with context():
+            data = images.clone()
+            fit(explainer, data, 2, **settings | {"objective": teach(explainer.vit, data, progress=False)})
+            calibrate(explainer, data.repeat(20, 1, 1, 1))
+        found.append((weights(explainer), explainer.cut))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1] and found[0][1].weights
+    if mode is torch.inference_mode:
+        with torch.inference_mode():
+            explainer = DiffMask(shared("vit"))
+        with pytest.raises(ValueError, match=r"made under torch\.inference_mode") as error:
+            fit(explainer, images, 1, **QUICK)
+        assert_one_sentence(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_in_any_encoding_stops_no_training(images, monkeypatch, encoding):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    assert len(fit(DiffMask(shared("vit")), images, 20, batch=4)) == 20
+    sys.stdout.flush()
+    assert r"\u03b1" in sys.stdout.buffer.getvalue().decode(encoding)
 
 
 def test_autocast_changes_the_arithmetic_and_little_else(images):

@@ -48,8 +48,6 @@ def load_checkpoint(
                 raise ValueError(f"{damaged} in it is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)  # numbers alone: nothing is executed
         found = dict(json.loads(state.pop("run")))
-        if missing := {"step", *parts} - state.keys():
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except Exception as error:  # broken bytes lead torch's reader to errors of many kinds
         raise ValueError(f"{path} is not a whole checkpoint ({reason(error)}); remove it, or name another file.") from error
     wanted = json.loads(json.dumps(run))  # as a checkpoint holds it: lists for tuples
@@ -61,6 +59,8 @@ def load_checkpoint(
                 f"The checkpoint {path} is of another run: {key} was {found.get(key)!r} and is now {wanted.get(key)!r}; "
                 "use the old setting, remove the file, or name another."
             )
+    if missing := {"step", *parts} - state.keys():
+        raise ValueError(f"{path} is not a whole checkpoint (it lacks {', '.join(sorted(missing))}); name another file.")
     if state["step"] > steps:
         raise ValueError(
             f"The checkpoint {path} has {state['step']} steps behind it, more than the {steps} that are asked for; ask for at "
