@@ -367,7 +367,7 @@ def test_validation_scores_are_those_of_curves_and_masks_written_out():
 
 @pytest.mark.parametrize("cut", [0, 3, 1000])
 def test_validation_goes_on_with_the_table_of_its_file(tmp_path, cut):
-    """A run that was killed after its row of step 8 was written, but resumes at 4, has one row of step 8, also of a cut file."""
+    """A run that was killed after its row of step 8 was written, or in it, but resumes at 4, has one row of step 8."""
     explainer, images, file = (
         DiffMask(shared("vit"), "drop", seed=3),
         some_images(shared("vit"), 4),

@@ -491,6 +491,7 @@ def test_ctrl_c_at_any_moment_stops_and_leaves_the_vit_as_it_was(action):
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
     try:
+        act()  # what is done only once
         for at in range(1, interrupted(act), 29):
             with left_as_it_was(model), pytest.raises(KeyboardInterrupt):
                 interrupted(act, at)
@@ -523,7 +524,7 @@ def test_a_second_thread_waits_for_its_turn_on_a_vit(way):
 
     model.blocks[1].register_forward_pre_hook(linger)
     with left_as_it_was(model):
-        [thread.start() for thread in threads]
+        [thread.start() for thread in reversed(threads)]
         [thread.join() for thread in threads]
     assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
 

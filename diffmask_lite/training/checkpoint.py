@@ -71,7 +71,10 @@ def load_checkpoint(
 
 @contextmanager
 def deferred_interrupt() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of being stopped, so that a step is never cut in half; a second one stops at once."""
+    """Collect Ctrl-C and SIGTERM instead of being stopped, so that a step is never cut in half; a second one stops at once.
+
+    Whoever sent SIGTERM waits for the process to end: once the context is left, `SystemExit` does that, with status 143.
+    """
     pressed: list[int] = []
     unhandled = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     with ExitStack() as stack:
@@ -87,3 +90,5 @@ def deferred_interrupt() -> Iterator[list[int]]:
                     stack.callback(signal.signal, number, handler)
                     signal.signal(number, press)
         yield pressed
+    if signal.SIGTERM in pressed:
+        raise SystemExit(128 + signal.SIGTERM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -47,8 +46,7 @@ RANKED: dict[str, dict[str, Any]] = {
 }
 
 
-@torch.inference_mode(False)  # learning needs gradients, whatever the caller's mode is
-@torch.enable_grad()
+@torch.inference_mode(False)  # which turns gradients on, whatever the caller's mode is
 def fit(
     explainer: DiffMask,
     dataset: Dataset | Tensor,
@@ -82,21 +80,18 @@ def fit(
         gates always work together. At 0, as published, gate 0 learns a mask that meets the constraint alone, from the patch
         itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
-    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, say. A run that goes
-        on calls it once more for the checkpoint, since a kill may have come before it was done.
+    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, say. A run that
+        goes on starts with it, since a kill may have come in between.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT; slow where it is not native.
 
     Started by `torchrun`, `accelerate launch` or `notebook_launcher`, the processes share each batch evenly and learn what one
     process would learn from the whole of it; the main one prints and writes the checkpoint.
-    Ctrl-C ends after the step in hand, with what was learned; SIGTERM too, and then `SystemExit` ends the program with status
-    143. Raises `ValueError` for settings and data that do not fit, and `FloatingPointError` naming the step where the loss is
-    not finite; the gates are then those of the step before.
+    Ctrl-C and SIGTERM end after the step in hand, with what was learned, SIGTERM by `SystemExit(143)`. Raises `ValueError` for
+    what does not fit, and `FloatingPointError` naming the step where the loss is not finite, with the gates of the step before.
     """
     vit, shape, weight = explainer.vit, explainer.shape, next(explainer.vit.parameters())
     objective = _chosen(objective, constraint)
-    _require_settings(dataset, shallowest, shape.states, {"steps": steps, "batch": batch, "lr": lr, "every": every})
-    if any(weight.is_inference() for weight in (*vit.parameters(), *explainer.parameters())):
-        raise ValueError("Nothing learns with a ViT or gates that were made under torch.inference_mode; make them outside it.")
+    _require_settings(explainer, dataset, shallowest, {"steps": steps, "batch": batch, "lr": lr, "every": every})
     shallowest, decay = shallowest % shape.states, steps if decay else 0
     team = join(weight.device)
     progress &= team.main
@@ -106,21 +101,15 @@ def fit(
     run = _identity(explainer, dataset, objective, settings) if checkpoint or team.size > 1 else {}
     found = load_checkpoint(checkpoint, run, steps, ("gates", "optimizer", "history", "alphas"))
     if found:
-        explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
-        explainer.cut = None  # it belonged to the gates as they were
-        history.extend(found["history"])
+        _restore(found, explainer, learner, history)
     objective.start(shape.states, found and found["alphas"])
     team.start_alike(run, len(history), explainer)
-    left = range(len(history), steps)  # steps still to go
-
-    def due(taken: int) -> bool:
-        return taken % every == 0 or taken == steps
-
-    if found and watch and team.main and due(left.start):
+    left, pauses = range(len(history), steps), {*range(every, steps, every), steps}  # steps still to go, and where to look up
+    if found and watch and team.main and left.start in pauses:
         watch(left.start)
     bar = tqdm(total=steps, initial=left.start, desc="gates", disable=not progress, file=sys.stdout, leave=False)
     unfused = explicit_attention if weight.device.type == "cpu" else nullcontext  # faster backward
-    with bar, deferred_interrupt() as interrupted:
+    with deferred_interrupt() as interrupted, bar:
         for step, images in zip(left, batches(vit, dataset, seed, batch, rows, left, workers), strict=True):
             images = images.to(weight.device)
             draw = Draw(stream(seed, "gates", step), batch, rows, weight.device)
@@ -144,21 +133,30 @@ def fit(
             bar.set_postfix_str(printable(history.words()), refresh=False)
             bar.update()
             history.interrupted = seen["pressed"] > 0
-            if checkpoint and team.main and (due(step + 1) or history.interrupted):
-                state = {"gates": explainer.state_dict(), "optimizer": learner.state_dict(), "history": history.rows()}
-                save_checkpoint(checkpoint, run, step=step + 1, alphas=objective.alphas.tolist(), **state)
-            if watch and due(step + 1) and team.main:
+            if checkpoint and team.main and (step + 1 in pauses or history.interrupted):
+                save_checkpoint(checkpoint, run, step=step + 1, **_state(explainer, learner, history, objective))
+            if watch and team.main and step + 1 in pauses:
                 watch(step + 1)
             if history.interrupted:
                 break
-    team.wait()
-    if team.main and history.interrupted:
-        print(f"Stopped after step {history.step[-1]}; the gates keep what they learned.")
-    elif progress:
-        print(printable(history.diagnosis()))
-    if signal.SIGTERM in interrupted:  # whoever sent it waits for the process to end
-        raise SystemExit(128 + signal.SIGTERM)
+        bar.close()
+        team.wait()
+        if team.main and history.interrupted:
+            print(f"Stopped after step {history.step[-1]}; the gates keep what they learned.")
+        elif progress:
+            print(printable(history.diagnosis()))
     return history
+
+
+def _state(explainer: DiffMask, learner: torch.optim.Optimizer, history: History, objective: Any) -> dict[str, Any]:
+    state = {"gates": explainer.state_dict(), "optimizer": learner.state_dict(), "history": history.rows()}
+    return state | {"alphas": objective.alphas.tolist()}
+
+
+def _restore(found: dict[str, Any], explainer: DiffMask, learner: torch.optim.Optimizer, history: History) -> None:
+    explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
+    explainer.cut = None  # it belonged to the gates as they were
+    history.extend(found["history"])
 
 
 def _chosen(objective: Constraint | Ranking | None, constraint: dict[str, Any]) -> Constraint | Ranking:
@@ -179,7 +177,9 @@ def _identity(explainer: DiffMask, dataset: Any, objective: Constraint | Ranking
     return explainer.config() | kind | objective.config() | settings | images
 
 
-def _require_settings(dataset: Any, shallowest: int, depths: int, positive: dict[str, float]) -> None:
+def _require_settings(explainer: DiffMask, dataset: Any, shallowest: int, positive: dict[str, float]) -> None:
+    if any(weight.is_inference() for weight in (*explainer.vit.parameters(), *explainer.parameters())):
+        raise ValueError("Nothing learns with a ViT or gates that were made under torch.inference_mode; make them outside it.")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
         raise ValueError(f"fit needs a data set with a length and items by index, but this is a {type(dataset).__name__}.")
     if len(dataset) == 0:
@@ -187,7 +187,7 @@ def _require_settings(dataset: Any, shallowest: int, depths: int, positive: dict
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} must be above 0, but it is {value}.")
-    if not -1 <= shallowest < depths:
+    if not -1 <= shallowest < (depths := explainer.shape.states):
         raise ValueError(f"shallowest is a depth in 0 … {depths - 1}, or −1 for the deepest, but it is {shallowest}.")
 
 
