@@ -51,7 +51,7 @@ def test_worker_processes_give_the_same_batches_and_the_callers_random_numbers_s
         assert (torch.rand(1), random.random(), np.random.rand()) == wanted  # noqa: NPY002
     assert torch.equal(*map(weights, found))
     bad[:, 0, 0, 0] = torch.inf
-    for data, words in ((bad, r"step 0: items \[.*\] of the data set hold NaN"), ([{"a": 1}] * 5, r"Item \d .* gives a dict")):
+    for data, words in ((bad, r"step 0: Items \[.*\] of the data set hold NaN"), ([{"a": 1}] * 5, r"Item \d .* gives a dict")):
         with pytest.raises(ValueError, match=words) as error:
             next(batches(shared("vit"), data, 0, 4, slice(0, 4), range(3), workers=1))
         assert_one_sentence(error.value)

@@ -372,11 +372,12 @@ def test_the_progress_bar_goes_to_stdout_with_kl_kept_and_alpha(images, capsys):
 
 def test_nan_names_the_step_and_the_item_and_leaves_the_gates_as_they_were(images):
     bad, explainer = images.clone(), DiffMask(shared("vit"))
-    bad[7, 0, 3, 3] = float("nan")
     step = next(s for s in range(9) if 7 in epoch_order(10, 0, 4 * s, 4))
-    with pytest.raises(ValueError, match=rf"step {step}: items \[7\]") as error:
-        fit(explainer, bad, 9, **QUICK)
-    assert_one_sentence(error.value)
+    for value, said in ((math.nan, r"Items \[7\] of the data set hold NaN"), (200.0, r"items \[7\] of the data set reach 200")):
+        bad[7, 0, 3, 3] = value
+        with pytest.raises(ValueError, match=rf"step {step}: (Pixels of )?{said}") as error:
+            fit(explainer, bad, 9, **QUICK)
+        assert_one_sentence(error.value)
     explainer.placeholder.fill_(float("nan"))
     before = weights(explainer).nan_to_num()
     with pytest.raises(FloatingPointError, match="step 0") as error:
@@ -400,7 +401,7 @@ GOOD = Items(torch.zeros(3, 64, 64))
 BAD_DATA = [
     ([], "empty"), ({"a": 1}, "dict"), (iter([torch.zeros(3, 64, 64)]), "length"), (Items({"image": 0}), "Item .* dict"),
     (Items((3, torch.zeros(3, 64, 64))), "Item .* int"), (Items(torch.zeros(64, 64)), r"shape \(64, 64\)"),
-    (Items(torch.zeros(3, 32, 32)), "Images are 3 × 32 × 32"), (Items(torch.full((3, 64, 64), 200.0)), "step 0: Pixels reach"),
+    (Items(torch.zeros(3, 32, 32)), "Images are 3 × 32 × 32"), (Items(torch.full((3, 64, 64), 200.0)), "step 0: Pixels of"),
     (Items(torch.zeros(3, 64, 64, dtype=torch.uint8)), "uint8"),
 ]  # fmt: skip
 BAD_SETTINGS = [

@@ -48,7 +48,7 @@ def batches(
 ) -> Iterator[Tensor]:
     """Yield the images of each step, the rows of its global batch, (B, C, H, W), on whatever device the data set has them.
 
-    Raises `ValueError` naming the step where an item is no image that the ViT takes.
+    Raises `ValueError` naming the step, and the item if it is one, where an item is no image that the ViT takes.
     """
 
     def order(step: int) -> list[int]:
@@ -60,11 +60,7 @@ def batches(
     for step in steps:
         try:
             images = next(loader)
-            good = images.isfinite().flatten(1).all(1).tolist()
-            if not all(good):
-                bad = [index for index, fine in zip(order(step)[rows], good, strict=True) if not fine]
-                raise ValueError(f"items {bad[:8]} of the data set hold NaN or infinite pixels; repair them or leave them out.")
-            require_images(model, images, any_device=True)
+            require_images(model, images, any_device=True, items=order(step)[rows])
         except (ValueError, RuntimeError) as error:
             lines = str(error).strip().splitlines()  # a worker process wraps the error in its own traceback
             said = lines[-1] if lines else type(error).__name__

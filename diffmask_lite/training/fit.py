@@ -187,7 +187,8 @@ def _require_settings(explainer: DiffMask, dataset: Any, shallowest: int, positi
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} must be above 0, but it is {value}.")
-    if not -1 <= shallowest < (depths := explainer.shape.states):
+    depths = explainer.shape.states
+    if not -1 <= shallowest < depths:
         raise ValueError(f"shallowest is a depth in 0 … {depths - 1}, or −1 for the deepest, but it is {shallowest}.")
 
 

@@ -73,7 +73,7 @@ def _probe(model: nn.Module) -> Anatomy:
 
     if hasattr(model, "module"):
         raise unfit("it is a wrapper (pass the ViT inside it, its `.module`)")
-    if small := [m for m in _walk(model) if ".quantized" in type(m).__module__]:
+    if small := [m for m in walk(model) if ".quantized" in type(m).__module__]:
         raise unfit(f"it is quantised to int8 (a {type(small[0]).__name__} of torch.ao), so it has no gradients")
     embed, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", None)
     if not isinstance(embed, nn.Module) or not isinstance(blocks, nn.Sequential | nn.ModuleList):
