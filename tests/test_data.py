@@ -1,11 +1,12 @@
 """The images of each step: a function of the seed and the place in the run, whatever the data set draws."""
 
 import random
+import signal
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, get_worker_info
 
 from diffmask_lite import DiffMask, fit
 from diffmask_lite.training import hold_out
@@ -40,6 +41,12 @@ def test_what_is_held_out_is_not_learned_from():
     assert_one_sentence(error.value)
 
 
+def terminate(_count):
+    """As a batch system does, which sends SIGTERM to all processes."""
+    if get_worker_info() is not None:
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_worker_processes_give_the_same_batches_and_the_callers_random_numbers_stay(images):
     found, bad = [], images.clone()
     for workers in (0, 2):
@@ -47,7 +54,7 @@ def test_worker_processes_give_the_same_batches_and_the_callers_random_numbers_s
         wanted = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
         torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
         found.append(DiffMask(shared("vit")))
-        fit(found[-1], Noisy(images), 3, workers=workers, **QUICK)
+        fit(found[-1], Noisy(images, terminate), 3, workers=workers, **QUICK)
         assert (torch.rand(1), random.random(), np.random.rand()) == wanted  # noqa: NPY002
     assert torch.equal(*map(weights, found))
     bad[:, 0, 0, 0] = torch.inf

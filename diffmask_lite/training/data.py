@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -56,7 +57,8 @@ def batches(
 
     places = ([(step * batch + j, index) for j, index in enumerate(order(step))][rows] for step in steps)
     seeded, own = Seeded(dataset, seed), torch.Generator()  # its own, or the loader would draw from the caller's
-    loader = iter(DataLoader(seeded, batch_sampler=places, num_workers=workers, collate_fn=torch.stack, generator=own))
+    options = {"num_workers": workers, "worker_init_fn": _left_to_the_trainer}
+    loader = iter(DataLoader(seeded, batch_sampler=places, collate_fn=torch.stack, generator=own, **options))
     for step in steps:
         try:
             images = next(loader)
@@ -66,6 +68,12 @@ def batches(
             said = lines[-1] if lines else type(error).__name__
             raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
         yield images
+
+
+def _left_to_the_trainer(_worker: int) -> None:
+    """Let a worker process ignore what a terminal or a batch system sends to all processes: `fit` ends it after the step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Seeded(Dataset):
