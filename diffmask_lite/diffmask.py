@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -182,9 +182,8 @@ class DiffMask(nn.Module):
                 raise _Enough
 
         prediction, carried, known = None, None, {}
-        with torch.no_grad(), guest(self.vit), ExitStack() as stack:
-            seen = stack.enter_context(observe_carried(self.vit, CARRIED)) if self.class_aware else None
-            stack.enter_context(observe(self.vit, gate, prefix_too=True))
+        collected = observe_carried(self.vit, CARRIED) if self.class_aware else nullcontext()
+        with torch.no_grad(), guest(self.vit), collected as seen, observe(self.vit, gate, prefix_too=True):
             with suppress(_Enough):
                 prediction = self.vit(images)
             if seen is not None:
@@ -299,6 +298,11 @@ class DiffMask(nn.Module):
         tensors, config = load_tensors(path)
         if config.get("kind") != "diffmask":
             raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
+        if missing := {"placeholder", "shape", "vit"} - config.keys():
+            raise ValueError(f"{path} does not say what it must of its gates ({', '.join(sorted(missing))}); save it again.")
+        hidden = config.get("hidden")
+        if hidden and not any(hidden in tensor.shape for tensor in tensors.values()):  # before memory is taken for them
+            raise ValueError(f"{path} holds no gates of {hidden} hidden units, as it claims to; save it again.")
         placeholder = config["placeholder"] if config["placeholder"] != "tensor" else tensors["placeholder"]
         kind = {key: config[key] for key in OPTIONS if key in config}  # older files lack the newer ones
         explainer = cls(vit, placeholder, **kind)

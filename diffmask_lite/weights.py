@@ -104,7 +104,13 @@ def manifest(root: str | os.PathLike | None = None) -> dict[str, dict]:
     path = Path(root or folder()) / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"There is no manifest {path}; it belongs to the repository's data folder.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if all({"sha256", "command"} <= entry.keys() for entry in entries.values()):
+            return entries
+    except (ValueError, AttributeError, RecursionError):  # no JSON, a list where entries belong, too deep
+        pass
+    raise ValueError(f"{path} is not a whole manifest; fetch it again, or remove it and make the weights again.")
 
 
 def shipped(file: str, root: str | os.PathLike | None = None) -> Path:

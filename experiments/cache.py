@@ -22,8 +22,8 @@ import pandas as pd
 from torch import Tensor
 
 from diffmask_lite.course.results import read
-from diffmask_lite.vit.storage import load_tensors, save_tensors
-from tables import text, write
+from diffmask_lite.vit.storage import load_tensors, save_tensors, write
+from tables import locked, text
 
 PACKAGES = ("torch", "timm", "captum", "numpy")
 
@@ -72,9 +72,10 @@ class Cache:
         made = make()
         self.report(f"{len(self.finished) + 1} of {self.total or '?'}: {name}, {time.perf_counter() - start:.1f} s")
         path = folder / "commits.txt"
-        if not path.is_file() or self.commit not in path.read_text("utf-8").split():
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"{self.commit}\n")
+        with locked(path):
+            known = path.read_text("utf-8") if path.is_file() else ""
+            if self.commit not in known.split():
+                write(path, f"{known}{self.commit}\n")
         return made
 
 
@@ -83,8 +84,7 @@ def _folder(root: str | os.PathLike, run: dict) -> Path:
     content = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
     digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
     folder = Path(root) / f"{run['task']}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(content, encoding="utf-8")
+    write(folder / "run.json", content)
     return folder
 
 

@@ -34,8 +34,9 @@ from diffmask_lite.course import results
 from diffmask_lite.course.depth import as_good_from
 from diffmask_lite.datasets import test_set
 from diffmask_lite.vit.randomness import stream
+from diffmask_lite.vit.storage import write
 from diffmask_lite.weights import gates_file, pretrained, sha256, shipped
-from tables import sidecar, text, write
+from tables import sidecar, text
 from timing import ratios
 
 BATCH = 50

@@ -24,7 +24,8 @@ from diffmask_lite.course import results
 from diffmask_lite.course.game import greedy_subset
 from diffmask_lite.vit import fingerprint
 from diffmask_lite.vit.randomness import stream
-from tables import text, write
+from diffmask_lite.vit.storage import write
+from tables import text
 
 RIVALS = ("direct", "direct_paths", "gradient_attention", "gradient_drop", "integrated_drop", "leave_one_out")
 BATCH = 50

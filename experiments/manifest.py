@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from diffmask_lite import weights
-from diffmask_lite.vit.storage import replacing, save_tensors
+from diffmask_lite.vit.storage import save_tensors, write
+from tables import locked
 
 
 def save_vit(vit: nn.Module, path: Path, name: str) -> None:
@@ -20,14 +21,14 @@ def save_vit(vit: nn.Module, path: Path, name: str) -> None:
 
 def register(path: Path, command: str, seed: int, arithmetic: str, scores: dict[str, float | str]) -> None:
     """Enter a weights file into the manifest of its folder; arithmetic: the dtype in which the ViT ran."""
-    listed = weights.manifest(path.parent) if (path.parent / "manifest.json").is_file() else {}
-    listed[path.name] = {
+    entry = {
         "sha256": weights.sha256(path), "bytes": path.stat().st_size, "command": command, "seed": seed,
         "arithmetic": arithmetic, "scores": scores,
     }  # fmt: skip
-    text = json.dumps(dict(sorted(listed.items())), indent=2, ensure_ascii=False) + "\n"
-    with replacing(path.parent / "manifest.json") as file:
-        file.write(text.encode())
+    manifest = path.parent / "manifest.json"
+    with locked(manifest):  # several trainings may end at once
+        listed = (weights.manifest(path.parent) if manifest.is_file() else {}) | {path.name: entry}
+        write(manifest, json.dumps(dict(sorted(listed.items())), indent=2, ensure_ascii=False) + "\n")
 
 
 def command(script: str, options: argparse.Namespace, keys: tuple[str, ...], switches: tuple[str, ...] = ()) -> str:

@@ -13,14 +13,13 @@ command then ends with status 1.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import pandas as pd
 import timm
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from diffmask_lite import DiffMask, UnfitViT, fit
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.vit import anatomy, attention_maps, hidden_states, predict, to_pixels
+from diffmask_lite.vit.storage import write
 from diffmask_lite.weights import folder
 
 COLUMNS = ("family", "variant", "model", "options", "outcome", "reason", "local", "drop", "methods")
@@ -334,11 +334,7 @@ def main() -> int:
     for model in MODELS:
         rows.append(row(model))
         print(f"{model.family}, {model.variant}: {rows[-1]['outcome']} {rows[-1]['reason']}", flush=True)
-    path = folder() / "results" / "families.csv"
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(folder() / "results" / "families.csv", pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
     return int(any(row["outcome"] == "wrong" for row in rows))
 
 

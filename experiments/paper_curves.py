@@ -20,7 +20,8 @@ import torch
 
 from compare import Comparison, Task, prepare
 from diffmask_lite.course import results
-from tables import sidecar, text, write
+from diffmask_lite.vit.storage import write
+from tables import sidecar, text
 
 NAME = "cifar10_paper"
 REMOVAL, STEPS = "noise", 28  # 29 points, both end points included

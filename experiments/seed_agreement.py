@@ -21,6 +21,7 @@ from torch import Tensor
 from diffmask_lite import DiffMask, fit
 from diffmask_lite.datasets import CIFAR10, ColourGrid, cat_photograph, preprocess
 from diffmask_lite.vit import fingerprint
+from diffmask_lite.vit.storage import write
 from diffmask_lite.weights import folder, pretrained, seeds_of
 from train_gates import GATE_RECIPES, autocast_for
 
@@ -56,8 +57,7 @@ def main() -> None:
                 ends = f"KL {sum(past.kl[-50:]) / 50:.3f}, kept {sum(past.kept[-50:]) / 50:.2f}"
                 print(f"{task}, seed {seed}: {time.perf_counter() - start:.0f} s; last 50 steps: {ends}", flush=True)
             rows += store(explainer, images, key)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(options.output, index=False)
+    write(options.output, pd.DataFrame(rows).to_csv(index=False))
     print(f"{options.output}: {len(rows)} masks, {options.output.stat().st_size} bytes")
 
 

@@ -10,15 +10,17 @@ import os
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from diffmask_lite.course.results import KEYS, TABLES, read
-from diffmask_lite.vit.storage import replacing
+from diffmask_lite.vit.storage import write
 
 
-def write(path: str | os.PathLike, text: str) -> None:
-    """Write a file in one step: a kill leaves the old one."""
-    with replacing(path) as file:
-        file.write(text.encode())
+def locked(path: str | os.PathLike) -> FileLock:
+    """Return a context in which no other process that asks for it changes a file: to read, add and write in one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def save(name: str, tables: dict[str, pd.DataFrame], about: dict, root: str | os.PathLike) -> list[Path]:
@@ -34,11 +36,12 @@ def merge(path: str | os.PathLike, table: pd.DataFrame, about: dict[str, int | s
     """Put a table into a file of several: its rows, marked by the columns `about`, replace those that are marked alike."""
     path = Path(path)
     marked = table.assign(**about)[[*about, *table.columns]]
-    if path.is_file():
-        old = read(path)
-        alike = (old[list(about)] == pd.Series(about)).all(axis=1)
-        marked = pd.concat([old[~alike], marked]).sort_values([*about, table.columns[0]])
-    write(path, text(marked))
+    with locked(path):
+        if path.is_file():
+            old = read(path)
+            alike = (old[list(about)] == pd.Series(about)).all(axis=1)
+            marked = pd.concat([old[~alike], marked]).sort_values([*about, table.columns[0]])
+        write(path, text(marked))
 
 
 def wide(scores: pd.DataFrame) -> pd.DataFrame:

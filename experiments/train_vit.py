@@ -145,7 +145,7 @@ def train_vit(
         "kind": "train-vit", "name": name, "steps": steps, "seed": seed, "bfloat16": bf16, "recipe": asdict(recipe),
         "data": digest(data, seed),
     }  # fmt: skip
-    found, start = load_checkpoint(checkpoint, run, steps), 0
+    found, start = load_checkpoint(checkpoint, run, steps, ("model", "optimizer")), 0
     if found:
         model.load_state_dict(found["model"])
         optimizer.load_state_dict(found["optimizer"])

@@ -26,7 +26,9 @@ from diffmask_lite.datasets import CIFAR10, ColourGrid
 from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
 from diffmask_lite.training.history import COLUMNS
 from diffmask_lite.vit import fingerprint
+from diffmask_lite.vit.storage import write
 from diffmask_lite.weights import folder, load_vit
+from tables import locked
 from train_gates import autocast_for
 
 BLUE = "blue"  # a placeholder that looks like what is counted
@@ -136,14 +138,15 @@ def main() -> int:
             if done or not wanted or seed not in run.seeds:
                 continue
             history, score = train(run, seed, options.data)
-            histories, scores = stored(paths)  # again, for a second process may have added to them meanwhile
-            settings = {"steps": run.steps, "images": run.images, "eps": run.fit.get("eps", 0.1)}
-            scores = pd.concat([scores, pd.DataFrame([key | settings | score])], ignore_index=True)
-            if run.lesson not in SWEEPS:
-                rows = history.iloc[::EVERY][list(COLUMNS)].round(4)
-                histories = pd.concat([histories, rows.assign(**key)], ignore_index=True)
-            histories.to_csv(paths[0], index=False)
-            scores.round(4).to_csv(paths[1], index=False)
+            with locked(paths[1]):
+                histories, scores = stored(paths)  # again, for a second process may have added to them meanwhile
+                settings = {"steps": run.steps, "images": run.images, "eps": run.fit.get("eps", 0.1)}
+                scores = pd.concat([scores, pd.DataFrame([key | settings | score])], ignore_index=True)
+                if run.lesson not in SWEEPS:
+                    rows = history.iloc[::EVERY][list(COLUMNS)].round(4)
+                    histories = pd.concat([histories, rows.assign(**key)], ignore_index=True)
+                write(paths[0], histories.to_csv(index=False))
+                write(paths[1], scores.round(4).to_csv(index=False))
             shown = {name: round(value, 3) for name, value in score.items() if isinstance(value, float)}
             print(f"{run.lesson:<14}{run.name:<20}{run.task:<9}seed {seed}  {shown}", flush=True)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor
 from diffmask_lite import DiffMask, calibrate
 from diffmask_lite.course.results import read
 from diffmask_lite.faithfulness import evaluate, hard_mask_scores
-from tables import text, write
+from diffmask_lite.vit.storage import write
+from tables import text
 
 
 class Validation:
@@ -51,7 +53,8 @@ class Validation:
 
     def __call__(self, step: int) -> None:
         if self.file and self.file.exists() and not self.rows:
-            self.rows = read(self.file).to_dict("records")
+            whole, _, _ = self.file.read_text("utf-8").rpartition("\n")  # without a row that was cut short
+            self.rows = read(io.StringIO(whole)).to_dict("records") if whole else []
         self.rows = [row for row in self.rows if row["step"] < step] + [{"step": step, **self.score()}]
         if self.file:
             write(self.file, text(self.table))

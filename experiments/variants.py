@@ -34,6 +34,7 @@ from diffmask_lite.gates import log_odds
 from diffmask_lite.training import hold_out
 from diffmask_lite.training.objective import Step, Terms, correlation
 from diffmask_lite.vit import fingerprint
+from diffmask_lite.vit.storage import write
 from diffmask_lite.weights import folder, load_vit
 from train_gates import autocast_for, by_even_slope
 
@@ -186,8 +187,7 @@ def main() -> int:
     table = judge(vit, images, maps, masks, cut)
     steps = {name: int(options.steps * VARIANTS.get(name, ({}, {}, 1))[2]) for name in table["variant"].unique()}
     table = table.assign(seeds=len(options.seeds), steps=table["variant"].map(steps), vit=fingerprint(vit), source=data.source)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    table.round(4).to_csv(options.out, index=False)
+    write(options.out, table.round(4).to_csv(index=False))
     shown = table[table["metric"].isin(["srg", "cut kept", "cut agreement"])]
     print(shown.pivot(index="variant", columns=["metric", "removal"], values="mean").round(3).to_string())
     return 0

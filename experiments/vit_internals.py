@@ -16,6 +16,7 @@ from diffmask_lite import weights
 from diffmask_lite.datasets import CIFAR10
 from diffmask_lite.vit import anatomy, fingerprint, predict
 from diffmask_lite.vit.randomness import stream
+from diffmask_lite.vit.storage import write
 
 IMAGES = 500
 REMOVED = (16, 32, 48)  # of 64 patches
@@ -29,14 +30,13 @@ def main() -> None:
     images, labels = data.normalise(data.images[index]), data.labels[index]
     known = {"source": data.source, "vit": fingerprint(vit), "image": index, "label": labels}
     folder = weights.folder() / "results"
-    folder.mkdir(exist_ok=True)
 
     tokens, depth = vit._pos_embed(vit.patch_embed(images)), []
     for block in [torch.nn.Identity(), *vit.blocks]:
         tokens = block(tokens)
         depth.append(vit.forward_head(vit.norm(tokens)).argmax(1))
     says = {f"after_{i}": said for i, said in enumerate(depth)}
-    pd.DataFrame(known | says).to_csv(folder / "vit_depth.csv", index=False)
+    write(folder / "vit_depth.csv", pd.DataFrame(known | says).to_csv(index=False))
 
     ways = {"drop": "drop", "mean": "mean", "noise": "noise", "zero": torch.zeros(anatomy(vit).width)}
     log_p, tables = predict(vit, images).log_softmax(1), []
@@ -49,7 +49,7 @@ def main() -> None:
             kl = (log_p.exp() * (log_p - log_q)).sum(1)
             table |= {f"says_{name}": log_q.argmax(1), f"kl_{name}": kl}
         tables.append(pd.DataFrame(table))
-    pd.concat(tables).to_csv(folder / "vit_removals.csv", index=False, float_format="%.4f")
+    write(folder / "vit_removals.csv", pd.concat(tables).to_csv(index=False, float_format="%.4f"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import inspect
 import random
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -31,7 +32,7 @@ class Noisy(Dataset):
     def __getitem__(self, i):
         self.looked_at.append(i)
         self.on_item(len(self.taken))
-        return self.images[i] + 0.1 * torch.randn(()) + 0.1 * random.random(), i
+        return self.images[i] + 0.1 * torch.randn(()) + 0.1 * random.random() + 0.1 * np.random.rand(), i  # noqa: NPY002
 
 
 def weights(explainer):

@@ -6,6 +6,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import zipfile
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -53,21 +55,26 @@ def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images
     assert torch.equal(weights(done), weights(whole)) and again.cut is done.cut is None and os.listdir(tmp_path) == ["run"]
 
 
-def test_ctrl_c_ends_after_the_step_with_what_was_learned_and_goes_on(tmp_path, images, capsys):
-    whole, explainer, outside = DiffMask(shared("vit")), DiffMask(shared("vit")), signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_after_the_step_with_what_was_learned_and_goes_on(tmp_path, images, capsys, number):
+    """So does SIGTERM, which ends the program as well."""
+    whole, explainer, outside = DiffMask(shared("vit")), DiffMask(shared("vit")), signal.getsignal(number)
     fit(whole, Noisy(images), 8, **QUICK)
 
     def press(count):
         if count == 4 * 4 + 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
+    plain = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, plain)  # a shell that starts tests in the background has Ctrl-C ignored
+    ends = nullcontext() if number == signal.SIGINT else pytest.raises(SystemExit, match="143")
     try:
-        history = fit(explainer, Noisy(images, press), 8, checkpoint=tmp_path / "run", every=100, **QUICK)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with ends:
+            history = fit(explainer, Noisy(images, press), 8, checkpoint=tmp_path / "run", every=100, **QUICK)
+            assert history.interrupted and len(history) == 5
+        assert signal.getsignal(number) == plain and "step 4" in capsys.readouterr().out
     finally:
-        signal.signal(signal.SIGINT, outside)
-    assert history.interrupted and len(history) == 5 and "step 4" in capsys.readouterr().out
+        signal.signal(number, outside)
     history = fit(explainer, Noisy(images), 8, checkpoint=tmp_path / "run", **QUICK)
     assert len(history) == 8 and not history.interrupted and torch.equal(weights(explainer), weights(whole))
 
@@ -95,7 +102,7 @@ fit(DiffMask(vit), some_images(vit, 10), 30, batch=4, every=5, progress=False, c
     again, whole, run = DiffMask(vit), DiffMask(vit), {"dataset": some_images(vit, 10), "steps": 30, "every": 5, **QUICK}
     fit(again, checkpoint=tmp_path / "run", watch=seen.append, **run)
     fit(whole, **run)
-    assert seen == [15, 20, 25, 30] and torch.equal(weights(again), weights(whole))
+    assert seen == [10, 15, 20, 25, 30] and torch.equal(weights(again), weights(whole))
 
 
 # What is refused
@@ -165,12 +172,20 @@ def test_what_is_no_checkpoint_is_refused_and_never_executed(tmp_path, images):
     path, sprung, vit = tmp_path / "run", tmp_path / "sprung", shared("vit")
     fit(DiffMask(vit), images, 1, checkpoint=path, **QUICK)
     whole, trap = path.read_bytes(), {"run": "{}", "step": 1, "trap": Trap(sprung)}
+    state = torch.load(path, weights_only=True)
     for content in (pickle.dumps(trap, 2), b"", whole[:100], whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
         attempt(path, "is not a whole checkpoint", DiffMask(vit, seed=4), images)
-    for content in (trap, {"a": 1}, torch.ones(2)):
+    deep = "[" * 100_000
+    for content in (trap, {"a": 1}, {"run": "[1]", "step": 1}, {"run": deep}, torch.ones(2)):
         torch.save(content, path)
         attempt(path, "is not a whole checkpoint", DiffMask(vit, seed=4), images)
+    for part in state.keys() - {"run"}:
+        torch.save({key: value for key, value in state.items() if key != part}, path)
+        attempt(path, rf"not a whole checkpoint \(it lacks {part}\)", DiffMask(vit, seed=4), images)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # small on the disk, large in memory
+        archive.writestr("run/data.pkl", bytes(1_000_000))
+    attempt(path, "claims to hold more than its size", DiffMask(vit, seed=4), images)
     assert not sprung.exists()
     pickle.loads(pickle.dumps(trap))
     assert sprung.exists(), "the trap is a real one"

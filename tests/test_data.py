@@ -2,11 +2,12 @@
 
 import os
 import random
+import signal
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, get_worker_info
 
 from diffmask_lite import DiffMask, fit
 from diffmask_lite.training import hold_out
@@ -41,18 +42,24 @@ def test_what_is_held_out_is_not_learned_from():
     assert_one_sentence(error.value)
 
 
+def terminate(_count):
+    """As a batch system does, which sends SIGTERM to all processes."""
+    if get_worker_info() is not None:
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_worker_processes_give_the_same_batches_and_the_callers_random_numbers_stay(images):
     found, bad = [], images.clone()
     for workers in (0, 2):
-        torch.manual_seed(1), random.seed(1)
-        wanted = torch.rand(1), random.random()
-        torch.manual_seed(1), random.seed(1)
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
+        wanted = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
         found.append(DiffMask(shared("vit")))
-        fit(found[-1], Noisy(images), 3, workers=workers, **QUICK)
-        assert (torch.rand(1), random.random()) == wanted
+        fit(found[-1], Noisy(images, terminate), 3, workers=workers, **QUICK)
+        assert (torch.rand(1), random.random(), np.random.rand()) == wanted  # noqa: NPY002
     assert torch.equal(*map(weights, found))
     bad[:, 0, 0, 0] = torch.inf
-    for data, words in ((bad, r"step 0: items \[.*\] of the data set hold NaN"), ([{"a": 1}] * 5, r"Item \d .* gives a dict")):
+    for data, words in ((bad, r"step 0: Items \[.*\] of the data set hold NaN"), ([{"a": 1}] * 5, r"Item \d .* gives a dict")):
         with pytest.raises(ValueError, match=words) as error:
             next(batches(shared("vit"), data, 0, 4, slice(0, 4), range(3), workers=1))
         assert_one_sentence(error.value)

@@ -273,6 +273,12 @@ def test_files_that_do_not_fit_are_refused_by_name(tmp_path):
             DiffMask.load(path, vit)
         assert str(path) in assert_one_sentence(error.value)
 
+    tensors, config = load_tensors(good)
+    for change, words in (({"hidden": 10**12}, "no gates of 1000000000000 hidden"), ({"shape": ...}, r"\(shape\)")):
+        save_tensors(path, tensors, {key: value for key, value in (config | change).items() if value is not ...})
+        with pytest.raises(ValueError, match=words) as error:
+            DiffMask.load(path, VIT)
+        assert str(path) in assert_one_sentence(error.value)
     path.write_bytes(pickle.dumps({"gates": 1}))
     refused(path, VIT, "truncated or a pickle")
     save_tensors(path, {"x": torch.zeros(1)}, {"kind": "vit"})

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from diffmask_lite import DiffMask
+from diffmask_lite.training.checkpoint import save_checkpoint
 from diffmask_lite.vit import fingerprint
 from diffmask_lite.vit.randomness import stream
 from diffmask_lite.vit.storage import load_tensors, same_weights, save_tensors
@@ -57,6 +58,24 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, failing, monkeypa
     assert os.listdir(tmp_path) == ["state"]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize("save", [save_tensors, lambda path, tensors, meta: save_checkpoint(path, meta, **tensors)])
+def test_a_full_disk_is_named_by_the_file_and_leaves_the_old_one(tmp_path, save):
+    path = tmp_path / "state"
+    path.write_text("old")
+    os.symlink("/dev/full", tmp_path / f".state.{os.getpid()}.partial")
+    with pytest.raises(OSError, match="No space left") as error:
+        save(path, {"weight": torch.zeros(9999)}, {})
+    assert str(path) in str(error.value) and path.read_text() == "old" and os.listdir(tmp_path) == ["state"]
+
+
+def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path):
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    (tmp_path / "state").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_tensors(tmp_path / "state")
+
+
 @pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.99])
 def test_a_truncated_file_is_refused(tmp_path, share):
     path = tmp_path / "state"
@@ -87,7 +106,10 @@ def test_a_pickle_is_refused_and_never_opened(tmp_path, write):
     assert sprung.exists()
 
 
-OTHERS = {"none": None, "format": {"format": "pt"}, "note": {"meta": "a note"}, "no_checksum": {"meta": json.dumps(META)}}
+OTHERS = {
+    "none": None, "format": {"format": "pt"}, "note": {"meta": "a note"}, "no_checksum": {"meta": json.dumps(META)},
+    "list": {"meta": "[1]"}, "deep": {"meta": "[" * 100_000},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("metadata", OTHERS.values(), ids=OTHERS)

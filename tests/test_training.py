@@ -1,8 +1,10 @@
 """`fit`: one step by hand, the objectives, the optimisers, the cut of an order, and what is refused."""
 
 import inspect
+import io
 import math
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -282,6 +284,34 @@ def test_gates_and_a_learned_placeholder_of_a_vit_in_half_precision_learn_in_sin
         assert_one_sentence(error.value)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_mode_makes_no_difference(images, mode):
+    """Gates and cut are those of a training outside; what was made under inference_mode itself can learn nothing."""
+    found, settings = [], {**QUICK, **RANKED["fit"]}
+    for context in (nullcontext, mode):
+        explainer = DiffMask(shared("vit"), **RANKED["explainer"])
+        with context():
+            data = images.clone()
+            fit(explainer, data, 2, **settings | {"objective": teach(explainer.vit, data, progress=False)})
+            calibrate(explainer, data.repeat(20, 1, 1, 1))
+        found.append((weights(explainer), explainer.cut))
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1] and found[0][1].weights
+    if mode is torch.inference_mode:
+        with torch.inference_mode():
+            explainer = DiffMask(shared("vit"))
+        with pytest.raises(ValueError, match=r"made under torch\.inference_mode") as error:
+            fit(explainer, images, 1, **QUICK)
+        assert_one_sentence(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_in_any_encoding_stops_no_training(images, monkeypatch, encoding):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    assert len(fit(DiffMask(shared("vit")), images, 20, batch=4)) == 20
+    sys.stdout.flush()
+    assert r"\u03b1" in sys.stdout.buffer.getvalue().decode(encoding)
+
+
 def test_autocast_changes_the_arithmetic_and_little_else(images):
     exact, rough = (
         fit(DiffMask(shared("vit"), "drop"), images, 2, autocast=dtype, eps=1.0, **QUICK) for dtype in (None, torch.bfloat16)
@@ -357,11 +387,12 @@ def test_the_progress_bar_goes_to_stdout_with_kl_kept_and_alpha(images, capsys):
 
 def test_nan_names_the_step_and_the_item_and_leaves_the_gates_as_they_were(images):
     bad, explainer = images.clone(), DiffMask(shared("vit"))
-    bad[7, 0, 3, 3] = float("nan")
     step = next(s for s in range(9) if 7 in epoch_order(10, 0, 4 * s, 4))
-    with pytest.raises(ValueError, match=rf"step {step}: items \[7\]") as error:
-        fit(explainer, bad, 9, **QUICK)
-    assert_one_sentence(error.value)
+    for value, said in ((math.nan, r"Items \[7\] of the data set hold NaN"), (200.0, r"items \[7\] of the data set reach 200")):
+        bad[7, 0, 3, 3] = value
+        with pytest.raises(ValueError, match=rf"step {step}: (Pixels of )?{said}") as error:
+            fit(explainer, bad, 9, **QUICK)
+        assert_one_sentence(error.value)
     explainer.placeholder.fill_(float("nan"))
     before, explainer.cut = weights(explainer).nan_to_num(), Cut(0.3)
     with pytest.raises(FloatingPointError, match="step 0") as error:
@@ -385,7 +416,7 @@ GOOD = Items(torch.zeros(3, 64, 64))
 BAD_DATA = [
     ([], "empty"), ({"a": 1}, "dict"), (iter([torch.zeros(3, 64, 64)]), "length"), (Items({"image": 0}), "Item .* dict"),
     (Items((3, torch.zeros(3, 64, 64))), "Item .* int"), (Items(torch.zeros(64, 64)), r"shape \(64, 64\)"),
-    (Items(torch.zeros(3, 32, 32)), "Images are 3 × 32 × 32"), (Items(torch.full((3, 64, 64), 200.0)), "step 0: Pixels reach"),
+    (Items(torch.zeros(3, 32, 32)), "Images are 3 × 32 × 32"), (Items(torch.full((3, 64, 64), 200.0)), "step 0: Pixels of"),
     (Items(torch.zeros(3, 64, 64, dtype=torch.uint8)), "uint8"),
 ]  # fmt: skip
 BAD_SETTINGS = [

@@ -3,6 +3,9 @@
 import copy
 import dataclasses
 import fnmatch
+import signal
+import sys
+import threading
 import weakref
 
 import pytest
@@ -15,6 +18,7 @@ from timm.utils import AttentionExtract
 from torch import nn
 
 from diffmask_lite import DiffMask, fit
+from diffmask_lite.attribution import METHODS
 from diffmask_lite.vit import (
     UnfitViT,
     anatomy,
@@ -517,6 +521,79 @@ def test_every_family_is_seen_into_explained_and_left_as_it_was(family):
     tokens = shape.prefix + shape.patches
     assert maps.shape == (2, shape.depth, 3, tokens, tokens) and (maps >= 0).all()
     close(maps.sum(-1), torch.ones(2, shape.depth, 3, tokens))
+
+
+def interrupted(action, at=0):
+    """Press Ctrl-C at one of the places where Python looks for signals, and return how many places an action came by."""
+    places = 0
+
+    def look(_frame, event, _arg):
+        nonlocal places
+        if event in ("call", "c_return"):  # a function begins, or one that is not written in Python has ended
+            places += 1
+            if places == at:
+                sys.setprofile(None)
+                signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(look)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return places
+
+
+INTERRUPTED = {key: ACTIONS[key] for key in ("explain", "predict drop", "predict by degrees", "anatomy")}
+INTERRUPTED["legrad"] = lambda e, x, _keep: METHODS["legrad"](e.vit, x)
+
+
+@pytest.mark.parametrize("action", INTERRUPTED)
+def test_ctrl_c_at_any_moment_stops_and_leaves_the_vit_as_it_was(action):
+    model, outside = odd("vit"), signal.getsignal(signal.SIGINT)
+    explainer, images, keep = DiffMask(model, "drop", class_aware=True), some_images(model, 2), some_keep(model, [1, 3])
+
+    def act():
+        with torch.enable_grad():
+            INTERRUPTED[action](explainer, images, keep)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
+    try:
+        act()  # what is done only once
+        for at in range(1, interrupted(act), 29):
+            with left_as_it_was(model), pytest.raises(KeyboardInterrupt):
+                interrupted(act, at)
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outside)
+
+
+@pytest.mark.parametrize("way", ["drop", "placeholder"])
+def test_a_second_thread_waits_for_its_turn_on_a_vit(way):
+    """While the first thread is inside with patches taken away, the second asks about whole images."""
+    model = build("vit").train()
+    images, keep = some_images(model), some_keep(model, [1, 2, 3])
+    wanted = predict(model, images, keep, removal_of(model, way)), predict(model, images)
+    inside, found = threading.Event(), {}
+
+    def first():
+        found[0] = predict(model, images, keep, removal_of(model, way))
+
+    def second():
+        inside.wait()
+        found[1] = predict(model, images)
+
+    threads = [threading.Thread(target=torch.no_grad()(work)) for work in (first, second)]
+
+    def linger(*_):
+        if threading.current_thread() is threads[0] and not inside.is_set():
+            inside.set()
+            threads[1].join(0.5)  # if it does not wait, it is through by then
+
+    model.blocks[1].register_forward_pre_hook(linger)
+    with left_as_it_was(model):
+        [thread.start() for thread in reversed(threads)]
+        [thread.join() for thread in threads]
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
 
 
 LEFTOVERS = {

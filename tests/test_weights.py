@@ -78,6 +78,10 @@ def test_what_is_missing_altered_or_foreign_names_itself_and_the_command(tmp_pat
         kind, words = (FileNotFoundError, "There is no") if content is None else (ValueError, "sha256")
         message = refused(lambda: weights.pretrained("grid", tmp_path), kind, words)
         assert str(file) in message and "train_gates.py grid" in message
+    (tmp_path / "broken").mkdir()
+    for content in ('{"grid_gates.safetensors": {"sha2', "[1]", '{"grid_gates.safetensors": {}}', "[" * 100_000):
+        (tmp_path / "broken" / "manifest.json").write_text(content)
+        refused(lambda: weights.pretrained("grid", tmp_path / "broken"), ValueError, "not a whole manifest")
     other = tmp_path / "other.safetensors"
     save_tensors(other, {"x": torch.zeros(1)}, {"kind": "vit", "name": "grid"})
     refused(lambda: weights.pretrained("cifar10", seed=7), ValueError, "cifar10_gates_7")

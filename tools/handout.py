@@ -13,6 +13,7 @@ import ast
 import contextlib
 import copy
 import csv
+import io
 import json
 import os
 import re
@@ -27,6 +28,7 @@ import nbformat
 
 import badges
 import reading
+from diffmask_lite.vit.storage import write
 from reading import FOLDED, QUIZ, Exercise
 
 ROOT = badges.ROOT
@@ -177,14 +179,13 @@ def mark_all(folder: Path, notebooks: dict[str, nbformat.NotebookNode], target: 
             for student, files in students.items()
         }
     head = [f"{stem[:2]}.{exercise.number} {exercise.function}" for stem, exercise, _ in course]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["student", *head, "points"])
-        for student, results in marks.items():
-            texts = [result.result() for result in results]
-            points = sum(POINTS[e.difficulty] for text, (_, e, _) in zip(texts, course, strict=True) if text == "passed")
-            table.writerow([student, *texts, points])
+    table = csv.writer(content := io.StringIO())
+    table.writerow(["student", *head, "points"])
+    for student, results in marks.items():
+        texts = [result.result() for result in results]
+        points = sum(POINTS[e.difficulty] for text, (_, e, _) in zip(texts, course, strict=True) if text == "passed")
+        table.writerow([student, *texts, points])
+    write(target, content.getvalue())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,6 +18,7 @@ import pandas as pd
 from diffmask_lite import faithfulness, weights
 from diffmask_lite.course import results
 from diffmask_lite.faithfulness import Interval
+from diffmask_lite.vit.storage import write
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "experiments"))
@@ -167,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.check:
         print("out of step: README.md")
     else:
-        README.write_text(new, "utf-8", newline="\n")
+        write(README, new)
         print("rewritten: README.md")
     return int(options.check and new != old)
 

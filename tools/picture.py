@@ -9,6 +9,7 @@ import numpy as np
 
 from diffmask_lite import plots, weights
 from diffmask_lite.datasets import CIFAR10, cat_photograph, preprocess
+from diffmask_lite.vit.storage import write
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "quickstart.png"
 
@@ -22,7 +23,7 @@ def main() -> None:
     picture = plots.displayable(image, CIFAR10.mean, CIFAR10.std)
     figure = plots.explained(np.asarray(photograph) / 255, picture[0], result, check, CIFAR10.classes)
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_bytes(plots.png(figure))
+    write(TARGET, plots.png(figure))
     print(f"{TARGET}: {plots.alt_text(figure)}")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import torch
 from torch import Tensor, nn
 
 from ..vit import UnfitViT, mean_patch, observe_attention, replace_embedding
 from ..vit.head import chosen_classes, logit_of
+from ..vit.hold import attached
 from ..vit.removal import predict_unchecked
 from .common import Target, captum, gradients, on_grid, reader, require_input
 
@@ -60,18 +59,15 @@ def grad_cam(
         name, place = "the input of the last attention", getattr(vit.blocks[-1], "attn", None)
         if place is None:
             raise UnfitViT(f"{type(vit).__name__} has no `attn` in its last block to read; name another place by `layer`.")
-        handle = place.register_forward_pre_hook(lambda _m, args: (start_here(args[0]), *args[1:]))
+        hook = place.register_forward_pre_hook, lambda _m, args: (start_here(args[0]), *args[1:])
     else:
         name = next((f"vit.{name}" for name, module in vit.named_modules() if module is layer), None)
         if name is None:
             raise ValueError("Grad-CAM's layer must be a module of this ViT, such as vit.blocks[-2].")
-        handle = layer.register_forward_hook(lambda _m, _args, out: start_here(out))
-    try:
-        with gradients(vit, images) as pixels:
-            logits = vit(pixels)
-            (slope,) = torch.autograd.grad(logit_of(logits, chosen_classes(logits, target, shape.multilabel)).sum(), leaves)
-    finally:
-        handle.remove()
+        hook = layer.register_forward_hook, lambda _m, _args, out: start_here(out)
+    with gradients(vit, images) as pixels, attached(vit, [hook]):
+        logits = vit(pixels)
+        (slope,) = torch.autograd.grad(logit_of(logits, chosen_classes(logits, target, shape.multilabel)).sum(), leaves)
     slope, active = slope[:, shape.prefix :], leaves[0].detach()[:, shape.prefix :]
     if not slope.any():
         raise ValueError(
@@ -125,11 +121,10 @@ def legrad(vit: nn.Module, images: Tensor, target: Target = None, generator: tor
         token = out.mean(1, keepdim=True)
         each.append(vit.forward_head(vit.norm(token.expand(-1, shape.prefix + 1, -1))))  # whichever token the head reads
 
-    with gradients(vit, images) as pixels, ExitStack() as stack:
-        stack.enter_context(observe_attention(vit, lambda _i, attention: _leaf(maps, attention)))
-        for block in vit.blocks:
-            stack.callback(block.register_forward_pre_hook(cut).remove)
-            stack.callback(block.register_forward_hook(read).remove)
+    hooks = [(block.register_forward_pre_hook, cut) for block in vit.blocks]
+    hooks += [(block.register_forward_hook, read) for block in vit.blocks]
+    observed = observe_attention(vit, lambda _i, attention: _leaf(maps, attention))
+    with gradients(vit, images) as pixels, observed, attached(vit, hooks):
         whole = vit(pixels)
         chosen = chosen_classes(whole, target, shape.multilabel)
         slopes = torch.autograd.grad(sum(logit_of(logits, chosen).sum() for logits in each), maps)

@@ -34,7 +34,7 @@ from ..plots.report import how_many
 from ..training.distributed import own_device
 from ..vit import UnfitViT, anatomy, models, predict
 from ..vit.inputs import reason
-from ..vit.storage import load_tensors, replacing
+from ..vit.storage import load_tensors, write
 from . import saving
 from .options import add_model_options, model_settings
 from .photographs import Failed, batches, collect
@@ -227,8 +227,7 @@ def explain_files(
                         data = saving.arrays(**found, crop=np.array(to_input.box(photo.size)))
                     else:
                         data = saving.picture(kind, photo.path, to_input, explainer.shape, photo.size, **found)
-                    with replacing(file) as stream:
-                        stream.write(data)
+                    write(file, data)
             except OSError as error:
                 failed(f"The {kind} of {photo.path} cannot be written to {file} ({reason(error)}).")
                 continue

@@ -23,7 +23,7 @@ from ..training import RANKED, calibrate, fit, hold_out, teach
 from ..training.calibration import CUT_EPS, ENOUGH
 from ..training.distributed import fast_bfloat16, join
 from ..vit import models
-from ..vit.storage import load_tensors
+from ..vit.storage import load_tensors, write
 from .explain import move
 from .options import add_model_options, model_settings
 
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
         checkpoint=checkpoint, autocast=autocast, **settings,
     )  # fmt: skip
     if team.main:
-        history.frame().to_csv(path.with_suffix(".csv"), index=False)
+        write(path.with_suffix(".csv"), history.frame().to_csv(index=False))
         print(f"{path.with_suffix('.csv')}: {len(history)} steps")
     if history.interrupted:
         raise KeyboardInterrupt

@@ -13,6 +13,7 @@ SIZES = 16  # sizes of a mask that are asked about, spaced evenly in their squar
 ENOUGH = 200  # images from which a cut of their own is learned; with fewer, all have the same
 
 
+@torch.inference_mode(False)  # `_learn` needs gradients, whatever the caller's mode is
 @torch.no_grad()
 def calibrate(explainer: DiffMask, images: Tensor, eps: float = CUT_EPS, batch: int = 250, per_image: bool = True) -> float:
     """Set `explainer.cut` so that the hard masks of these images are small and have a mean KL of eps; return that KL.

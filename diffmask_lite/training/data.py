@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 from collections.abc import Iterator
 from functools import lru_cache
 from pickle import PicklingError
@@ -51,7 +52,7 @@ def batches(
 ) -> Iterator[Tensor]:
     """Yield the images of each step, the rows of its global batch, (B, C, H, W), on whatever device the data set has them.
 
-    Raises `ValueError` naming the step where an item is no image that the ViT takes.
+    Raises `ValueError` naming the step, and the item if it is one, where an item is no image that the ViT takes.
     """
 
     def order(step: int) -> list[int]:
@@ -59,7 +60,8 @@ def batches(
 
     places = ([(step * batch + j, index) for j, index in enumerate(order(step))][rows] for step in steps)
     seeded, own = Seeded(dataset, seed), torch.Generator()  # its own, or the loader would draw from the caller's
-    loader = DataLoader(seeded, batch_sampler=places, num_workers=workers, collate_fn=torch.stack, generator=own)
+    options = {"num_workers": workers, "worker_init_fn": _left_to_the_trainer}
+    loader = DataLoader(seeded, batch_sampler=places, collate_fn=torch.stack, generator=own, **options)
     try:
         loader = iter(loader)
     except (AttributeError, TypeError, PicklingError) as error:  # where processes are spawned, they are sent the data set
@@ -67,11 +69,7 @@ def batches(
     for step in steps:
         try:
             images = next(loader)
-            good = images.isfinite().flatten(1).all(1).tolist()
-            if not all(good):
-                bad = [index for index, fine in zip(order(step)[rows], good, strict=True) if not fine]
-                raise ValueError(f"items {bad[:8]} of the data set hold NaN or infinite pixels; repair them or leave them out.")
-            require_images(model, images, any_device=True)
+            require_images(model, images, any_device=True, items=order(step)[rows])
         except (ValueError, RuntimeError) as error:
             lines = str(error).strip().splitlines()  # a worker process wraps the error in its own traceback
             said = lines[-1] if lines else type(error).__name__
@@ -79,6 +77,12 @@ def batches(
                 said = f"a process that loads images ended unexpectedly; {ELSEWHERE}."
             raise ValueError(f"Training stopped at step {step}: {said.removeprefix('ValueError: ')}") from error
         yield images
+
+
+def _left_to_the_trainer(_worker: int) -> None:
+    """Let a worker process ignore what a terminal or a batch system sends to all processes: `fit` ends it after the step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Seeded(Dataset):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..diffmask import DiffMask
 from ..vit import explicit_attention
+from ..vit.inputs import printable
 from ..vit.randomness import stream
 from .checkpoint import deferred_interrupt, load_checkpoint, save_checkpoint
 from .data import batches, digest, epoch_order
@@ -45,6 +46,7 @@ RANKED: dict[str, dict[str, Any]] = {
 }
 
 
+@torch.inference_mode(False)  # which turns gradients on, whatever the caller's mode is
 def fit(
     explainer: DiffMask,
     dataset: Dataset | Tensor,
@@ -78,18 +80,19 @@ def fit(
         gates always work together. At 0, as published, gate 0 learns a mask that meets the constraint alone, from the patch
         itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
     checkpoint: a file rewritten every `every` steps, and continued from if it is there, to bitwise the same weights.
-    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, say.
+    watch: called as often, after the checkpoint, with the number of steps taken: to score held-out images, say. A run that
+        goes on starts with it, since a kill may have come in between.
     workers: processes that load data. autocast: a dtype such as torch.bfloat16 for the ViT; slow where it is not native.
 
     Started by `torchrun`, `accelerate launch` or `notebook_launcher`, the processes share each batch evenly and learn what one
     process would learn from the whole of it; the main one prints and writes the checkpoint.
-    Ctrl-C ends after the step in hand, with what was learned. Raises `ValueError` for settings and data that do not fit, and
-    `FloatingPointError` naming the step where the loss is not finite; the gates are then those of the step before.
+    Ctrl-C and SIGTERM end after the step in hand, with what was learned, SIGTERM by `SystemExit(143)`. Raises `ValueError` for
+    what does not fit, and `FloatingPointError` naming the step where the loss is not finite, with the gates of the step before.
     """
     explainer.require_same_shape()
     vit, shape, weight = explainer.vit, explainer.shape, next(explainer.vit.parameters())
     objective = _chosen(objective, constraint)
-    _require_settings(dataset, shallowest, shape.states, {"steps": steps, "batch": batch, "lr": lr, "every": every})
+    _require_settings(explainer, dataset, shallowest, {"steps": steps, "batch": batch, "lr": lr, "every": every})
     shallowest, decay = shallowest % shape.states, steps if decay else 0
     team = join(weight.device)
     progress &= team.main
@@ -97,27 +100,27 @@ def fit(
     settings = {"seed": seed, "batch": batch, "lr": lr, "warmup": warmup, "decay": decay, "optimizer": optimizer}
     settings |= {"shallowest": shallowest, "arithmetic": str(autocast or weight.dtype)}
     run = _identity(explainer, dataset, objective, settings) if checkpoint or team.size > 1 else {}
-    found = load_checkpoint(checkpoint, run, steps)
+    found = load_checkpoint(checkpoint, run, steps, ("gates", "optimizer", "history", "alphas"))
     if found:
-        explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
-        explainer.cut = None  # it belonged to the gates as they were
-        history.extend(found["history"])
+        _restore(found, explainer, learner, history)
     objective.start(shape.states, found and found["alphas"])
     team.start_alike(run, len(history), explainer)
-    left = range(len(history), steps)  # steps still to go
+    left, pauses = range(len(history), steps), {*range(every, steps, every), steps}  # steps still to go, and where to look up
+    if found and watch and team.main and left.start in pauses:
+        watch(left.start)
     bar = tqdm(total=steps, initial=left.start, desc="gates", disable=not progress, file=sys.stdout, leave=False)
-    unfused = explicit_attention(vit) if weight.device.type == "cpu" else nullcontext()  # faster backward
-    with bar, unfused, deferred_interrupt() as interrupted:
+    unfused = explicit_attention if weight.device.type == "cpu" else nullcontext  # faster backward
+    with deferred_interrupt() as interrupted, bar:
         for step, images in zip(left, batches(vit, dataset, seed, batch, rows, left, workers), strict=True):
             images = images.to(weight.device)
             draw = Draw(stream(seed, "gates", step), batch, rows, weight.device)
             indices = epoch_order(len(dataset), seed, step * batch, batch)[rows]
             k = draw.integer(shallowest, shape.states)  # this step's mask is the product of gates 0 … k
             uniform = draw.uniform(shape.states, shape.patches)[:, : k + 1]
-            with torch.autocast(weight.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+            with unfused(vit), torch.autocast(weight.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 logits, gates = explainer.read(images, last=k)
                 terms = objective.terms(Step(explainer, images, logits, gates, uniform, draw, indices))
-            terms["pressed"] = terms["loss"].new_tensor(float(interrupted.is_set()))
+            terms["pressed"] = terms["loss"].new_tensor(float(bool(interrupted)))
             seen = team.mean(terms)  # of the whole batch; where one process is to stop, all are
             _require_finite(seen, step)
             set_rate(learner, step, warmup, decay)
@@ -128,23 +131,33 @@ def fit(
             explainer.cut = None
             objective.update(k, seen["kl"])
             history.add(step=step, alpha=objective.alphas[k].item(), layer=k, **seen)
-            bar.set_postfix_str(history.words(), refresh=False)
+            bar.set_postfix_str(printable(history.words()), refresh=False)
             bar.update()
             history.interrupted = seen["pressed"] > 0
-            pause = (step + 1) % every == 0 or step + 1 == steps
-            if checkpoint and team.main and (pause or history.interrupted):
-                state = {"gates": explainer.state_dict(), "optimizer": learner.state_dict(), "history": history.rows()}
-                save_checkpoint(checkpoint, run, step=step + 1, alphas=objective.alphas.tolist(), **state)
-            if watch and pause and team.main:
+            if checkpoint and team.main and (step + 1 in pauses or history.interrupted):
+                save_checkpoint(checkpoint, run, step=step + 1, **_state(explainer, learner, history, objective))
+            if watch and team.main and step + 1 in pauses:
                 watch(step + 1)
             if history.interrupted:
                 break
-    team.wait()
-    if team.main and history.interrupted:
-        print(f"Stopped after step {history.step[-1]}; the gates keep what they learned.")
-    elif progress:
-        print(history.diagnosis())
+        bar.close()
+        team.wait()
+        if team.main and history.interrupted:
+            print(f"Stopped after step {history.step[-1]}; the gates keep what they learned.")
+        elif progress:
+            print(printable(history.diagnosis()))
     return history
+
+
+def _state(explainer: DiffMask, learner: torch.optim.Optimizer, history: History, objective: Any) -> dict[str, Any]:
+    state = {"gates": explainer.state_dict(), "optimizer": learner.state_dict(), "history": history.rows()}
+    return state | {"alphas": objective.alphas.tolist()}
+
+
+def _restore(found: dict[str, Any], explainer: DiffMask, learner: torch.optim.Optimizer, history: History) -> None:
+    explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
+    explainer.cut = None  # it belonged to the gates as they were
+    history.extend(found["history"])
 
 
 def _chosen(objective: Constraint | Ranking | None, constraint: dict[str, Any]) -> Constraint | Ranking:
@@ -165,7 +178,9 @@ def _identity(explainer: DiffMask, dataset: Any, objective: Constraint | Ranking
     return explainer.config() | kind | objective.config() | settings | images
 
 
-def _require_settings(dataset: Any, shallowest: int, depths: int, positive: dict[str, float]) -> None:
+def _require_settings(explainer: DiffMask, dataset: Any, shallowest: int, positive: dict[str, float]) -> None:
+    if any(weight.is_inference() for weight in (*explainer.vit.parameters(), *explainer.parameters())):
+        raise ValueError("Nothing learns with a ViT or gates that were made under torch.inference_mode; make them outside it.")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
         raise ValueError(f"fit needs a data set with a length and items by index, but this is a {type(dataset).__name__}.")
     if len(dataset) == 0:
@@ -173,6 +188,7 @@ def _require_settings(dataset: Any, shallowest: int, depths: int, positive: dict
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} must be above 0, but it is {value}.")
+    depths = explainer.shape.states
     if not -1 <= shallowest < depths:
         raise ValueError(f"shallowest is a depth in 0 … {depths - 1}, or −1 for the deepest, but it is {shallowest}.")
 

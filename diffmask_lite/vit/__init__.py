@@ -1,9 +1,11 @@
 """See inside any timm Vision Transformer, and ask it about an image with patches missing.
 
 A ViT is a guest here: nothing in this package changes its weights or leaves a hook, a flag or an attribute on it, not even
-after an exception. Everything is done through forward hooks, so the model's own code runs and no architecture is rewritten.
+after an exception or Ctrl-C. Everything is done through forward hooks, so the model's own code runs and no architecture is
+rewritten. A model is one thread's at a time: whoever comes meanwhile waits, also for a context such as `observe` to be left.
 
-    anatomy     does a model fit, and what are its sizes? `guest` holds it in eval mode
+    hold        `guest` holds a model in eval mode, for one thread at a time
+    anatomy     does a model fit, and what are its sizes?
     hooks       read hidden states and attention maps, replace the patch embedding
     head        what logits say: one class of several, or each label on its own
     tokens      drop tokens, sharply or by degrees
@@ -17,7 +19,8 @@ Shapes are written B (batch), N (patches), D (width), L (blocks), P (prefix toke
 h × w (patch grid, N = h·w) and C × H × W (pixels).
 """
 
-from .anatomy import Anatomy, UnfitViT, anatomy, guest
+from .anatomy import Anatomy, UnfitViT, anatomy
+from .hold import guest
 from .hooks import attention_maps, explicit_attention, hidden_states, observe, observe_attention, replace_embedding
 from .removal import mean_patch, pixel_range, predict, to_pixels
 from .storage import fingerprint

@@ -14,7 +14,8 @@ from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from .anatomy import UnfitViT, guest
+from .anatomy import UnfitViT
+from .hold import guest
 
 # What their tensors are called, and what timm calls them; of transformers in its versions 4 and 5.
 TRANSFORMERS = (

@@ -1,19 +1,18 @@
 """Does a model fit, and what are its sizes? One probe forward pass answers both.
 
-A ViT is a guest: `guest` holds it in eval mode without gradients and puts back every flag, also after an exception.
 Shapes are written B (batch), N (patches), D (width), L (blocks) and P (prefix tokens: class, distillation, registers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+
+from .hold import attached, guest, walk
 
 
 class UnfitViT(ValueError):
@@ -63,7 +62,7 @@ def anatomy(model: nn.Module, refresh: bool = False) -> Anatomy:
     if not isinstance(model, nn.Module):
         raise _unfit(model, "it is not a torch module")
     # Not remembered: compiling in place can come later, and hooks then stop firing without an error.
-    if any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in _walk(model)):
+    if any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in walk(model)):
         raise _unfit(model, "it is compiled, and hooks do not fire in compiled code (pass the model from before torch.compile)")
     state = _state(model)
     if refresh or model not in _known or _known[model][0] != state:
@@ -94,7 +93,7 @@ def _probe(model: nn.Module) -> Anatomy:
 
     if hasattr(model, "module"):
         raise unfit("it is a wrapper (pass the ViT inside it, its `.module`)")
-    if small := [m for m in _walk(model) if ".quantized" in type(m).__module__]:
+    if small := [m for m in walk(model) if ".quantized" in type(m).__module__]:
         raise unfit(f"it is quantised to int8 (a {type(small[0]).__name__} of torch.ao), so it has no gradients")
     embed, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", None)
     if not isinstance(embed, nn.Module) or not isinstance(blocks, nn.Sequential | nn.ModuleList):
@@ -114,11 +113,11 @@ def _probe(model: nn.Module) -> Anatomy:
     image = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(weight)
 
     seen: dict[str, tuple[int, ...]] = {}
-    with guest(model), torch.no_grad(), ExitStack() as stack:
-        stack.callback(embed.register_forward_hook(lambda _m, _a, out: _note(seen, "embed", out)).remove)
-        for i, block in enumerate(blocks):
-            stack.callback(block.register_forward_pre_hook(lambda _m, a, i=i: _note(seen, f"block {i}", *a[:1])).remove)
-        stack.callback(blocks[-1].register_forward_hook(lambda _m, _a, out: _note(seen, "last", out)).remove)
+    hooks = [(embed.register_forward_hook, lambda _m, _a, out: _note(seen, "embed", out))]
+    for i, block in enumerate(blocks):
+        hooks.append((block.register_forward_pre_hook, lambda _m, a, i=i: _note(seen, f"block {i}", *a[:1])))
+    hooks.append((blocks[-1].register_forward_hook, lambda _m, _a, out: _note(seen, "last", out)))
+    with guest(model), torch.no_grad(), attached(model, hooks):
         try:
             logits = model(image)
         except Exception as error:
@@ -164,40 +163,3 @@ def _note(seen: dict[str, tuple[int, ...]], key: str, value: object = None) -> N
 
 def _words(shape: tuple[int, ...] | None) -> str:
     return "nothing (its hook never fired)" if shape is None else "no tensor" if shape == () else f"the shape {shape}"
-
-
-def _walk(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield all modules. `model.modules()` makes their names as well, at one per cent of a small ViT's forward pass a call."""
-    left = [model]
-    while left:
-        module = left.pop()
-        yield module
-        left += [child for child in module._modules.values() if child is not None]
-
-
-@contextmanager
-def guest(model: nn.Module) -> Iterator[nn.Module]:
-    """Hold a model in eval mode with its weights' gradients off, then put back every flag as it was.
-
-    Only flags that have to change are touched, so entering costs little beside a forward pass: under `torch.no_grad` the
-    weights need none of it. Gradient checkpointing is off as well. It throws activations away and makes new ones in the
-    backward pass, when no hook is there to see or to change them.
-    """
-    training = [module for module in _walk(model) if module.training]
-    checkpointing = [module for module in _walk(model) if vars(module).get("grad_checkpointing")]
-    learning = [weight for weight in model.parameters() if weight.requires_grad] if torch.is_grad_enabled() else []
-    try:
-        for module in training:
-            module.training = False
-        for module in checkpointing:
-            module.grad_checkpointing = False
-        for weight in learning:
-            weight.requires_grad_(False)
-        yield model
-    finally:
-        for module in training:
-            module.training = True
-        for module in checkpointing:
-            module.grad_checkpointing = True
-        for weight in learning:
-            weight.requires_grad_(True)

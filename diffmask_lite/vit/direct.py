@@ -11,7 +11,8 @@ later block carries on; with the attention and the norms' scales as they are, th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from timm.layers import RmsNorm
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .anatomy import UnfitViT, anatomy
+from .hold import attached
 from .hooks import observe_attention
 
 BLOCKS = (vision_transformer.Block, eva.EvaBlock, beit.Block)  # what attention gives is added to the tokens as it is
@@ -32,19 +34,23 @@ def observe_carried(model: nn.Module, last: int | None = None) -> Iterator[Carri
     last: collect only the last so many blocks. Raises `UnfitViT` for a ViT whose blocks or head are not sums of this kind.
     """
     found = Carried(model, last)
-    with observe_attention(model, found.attended), ExitStack() as stack:
-        for i in found.collected:
-            block = model.blocks[i]
-            stack.callback(block.register_forward_pre_hook(lambda _m, args, i=i: found.tokens.__setitem__(i, args[0])).remove)
-            keep_input = block.attn.register_forward_pre_hook(lambda _m, args, i=i: found.inputs.__setitem__(i, args[0]))
-            stack.callback(keep_input.remove)
-            if isinstance(getattr(block.attn, "qkv", None), nn.Module):  # some families call its weight instead
-                keep = block.attn.qkv.register_forward_hook(lambda _m, _a, out, i=i: found.projected.__setitem__(i, out))
-                stack.callback(keep.remove)
-            if not _is_identity(getattr(block.attn, "norm", None)):
-                inner = block.attn.norm.register_forward_pre_hook(lambda _m, args, i=i: found.inner.__setitem__(i, args[0]))
-                stack.callback(inner.remove)
-        stack.callback(model.blocks[-1].register_forward_hook(lambda _m, _a, out: found.left(out)).remove)
+
+    def keep_input(held: dict[int, Tensor], i: int, _module, args):
+        held[i] = args[0]
+
+    def keep_output(i: int, _module, _args, out):
+        found.projected[i] = out
+
+    hooks: list[tuple] = [(model.blocks[-1].register_forward_hook, lambda _m, _a, out: found.left(out))]
+    for i in found.collected:
+        block, attn = model.blocks[i], model.blocks[i].attn
+        hooks.append((block.register_forward_pre_hook, partial(keep_input, found.tokens, i)))
+        hooks.append((attn.register_forward_pre_hook, partial(keep_input, found.inputs, i)))
+        if isinstance(getattr(attn, "qkv", None), nn.Module):  # some families call its weight instead
+            hooks.append((attn.qkv.register_forward_hook, partial(keep_output, i)))
+        if not _is_identity(getattr(attn, "norm", None)):
+            hooks.append((attn.norm.register_forward_pre_hook, partial(keep_input, found.inner, i)))
+    with observe_attention(model, found.attended), attached(model, hooks):
         yield found
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from .anatomy import UnfitViT, guest
+from .anatomy import UnfitViT
+from .hold import attached, change, guest, hold, walk
 from .inputs import require_images
 
 
@@ -24,23 +26,19 @@ def observe(model: nn.Module, callback: Callable[[int, Tensor], None], prefix_to
     prefix_too: leave the prefix tokens in front of the patches, (B, P + N, D); h_0 has none yet.
     """
     prefix, blocks = 0 if prefix_too else model.num_prefix_tokens, model.blocks
-    with ExitStack() as stack:
 
-        def embedded(_module, _args, out):
-            callback(0, out.flatten(1, -2))  # (B, N, D) or (B, h, w, D) -> (B, N, D)
+    def embedded(_module, _args, out):
+        callback(0, out.flatten(1, -2))  # (B, N, D) or (B, h, w, D) -> (B, N, D)
 
-        stack.callback(model.patch_embed.register_forward_hook(embedded).remove)
-        for i, block in enumerate(blocks, start=1):
+    def entered(i, _module, args):
+        callback(i, args[0][:, prefix:])
 
-            def entered(_module, args, i=i):
-                callback(i, args[0][:, prefix:])
+    def left(_module, _args, out):
+        callback(len(blocks) + 1, out[:, prefix:])
 
-            stack.callback(block.register_forward_pre_hook(entered).remove)
-
-        def left(_module, _args, out):
-            callback(len(blocks) + 1, out[:, prefix:])
-
-        stack.callback(blocks[-1].register_forward_hook(left).remove)
+    hooks = [(model.patch_embed.register_forward_hook, embedded)]
+    hooks += [(block.register_forward_pre_hook, partial(entered, i)) for i, block in enumerate(blocks, start=1)]
+    with attached(model, [*hooks, (blocks[-1].register_forward_hook, left)]):
         yield
 
 
@@ -60,18 +58,18 @@ def observe_attention(model: nn.Module, callback: Callable[[int, Tensor], None])
     Raises `UnfitViT` for a family whose blocks have no `attn.attn_drop`, the place where the maps pass, or, in the forward
     pass, one that combines several maps into a head's, as differential attention does.
     """
-    with explicit_attention(model), ExitStack() as stack:
-        for i, place in enumerate(attention_places(model)):
 
-            def passed(_module, args, i=i, heads=model.blocks[i].attn.num_heads):
-                if args[0].shape[1] != heads:  # differential attention: half of the maps are subtracted after this
-                    raise UnfitViT(
-                        f"{type(model).__name__} has no attention maps to read: block {i} combines {args[0].shape[1]} of them "
-                        f"into those of its {heads} heads."
-                    )
-                callback(i, args[0])
+    def passed(i, _module, args):
+        maps, heads = args[0], model.blocks[i].attn.num_heads
+        if maps.shape[1] != heads:  # differential attention: half of the maps are subtracted after this
+            raise UnfitViT(
+                f"{type(model).__name__} has no attention maps to read: block {i} combines {maps.shape[1]} of them into those "
+                f"of its {heads} heads."
+            )
+        callback(i, maps)
 
-            stack.callback(place.register_forward_pre_hook(passed).remove)
+    hooks = [(place.register_forward_pre_hook, partial(passed, i)) for i, place in enumerate(attention_places(model))]
+    with explicit_attention(model), attached(model, hooks):
         yield
 
 
@@ -91,11 +89,8 @@ def replace_embedding(model: nn.Module, change: Callable[[Tensor], Tensor]) -> I
     def embedded(_module, _args, out):
         return change(out.flatten(1, -2)).view_as(out)
 
-    handle = model.patch_embed.register_forward_hook(embedded)
-    try:
+    with attached(model, [(model.patch_embed.register_forward_hook, embedded)]):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -104,14 +99,11 @@ def explicit_attention(model: nn.Module) -> Iterator[None]:
 
     Fused attention never forms the attention maps. On a CPU its backward pass is slow, too (`experiments/fused_attention.py`).
     """
-    parts = [(part, part.fused_attn) for part in model.modules() if hasattr(part, "fused_attn")]
-    for part, _ in parts:
-        part.fused_attn = False
-    try:
+    with hold(model), ExitStack() as stack:
+        for part in walk(model):
+            if vars(part).get("fused_attn"):
+                change(stack, part, "fused_attn", False)
         yield
-    finally:
-        for part, fused in parts:
-            part.fused_attn = fused
 
 
 def attention_places(model: nn.Module) -> list[nn.Module]:

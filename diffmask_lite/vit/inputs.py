@@ -6,6 +6,8 @@ where it comes in: to look at all pixels makes a GPU wait.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,8 +26,17 @@ def reason(error: Exception) -> str:
     return line.strip().split(". ")[0].rstrip(".")
 
 
-def require_images(model: nn.Module, images: Any, any_device: bool = False) -> Anatomy:
-    """Hold images to what the ViT takes: float (B, C, H, W), normalised, finite, on its device; return the ViT's sizes."""
+def printable(text: str) -> str:
+    """Return a text as the terminal can show it: a character that its encoding lacks becomes an escape, not an error."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def require_images(model: nn.Module, images: Any, any_device: bool = False, items: Sequence[int] | None = None) -> Anatomy:
+    """Hold images to what the ViT takes: float (B, C, H, W), normalised, finite, on its device; return the ViT's sizes.
+
+    items: where in a data set the images come from, to name them by.
+    """
     shape = anatomy(model)
     if not isinstance(images, Tensor):
         raise TypeError(
@@ -52,11 +63,13 @@ def require_images(model: nn.Module, images: Any, any_device: bool = False) -> A
     if images.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
         raise ValueError(f"Images are {images.dtype}, but the ViT's weights are {weight.dtype}; use images.to({weight.dtype}).")
     peak = max(map(abs, map(float, images.detach().aminmax())))  # NaN wins in aminmax, so one pass finds all three
-    if not peak < float("inf"):
-        bad = [i for i, image in enumerate(images) if not image.isfinite().all()]
-        raise ValueError(f"Images {bad[:8]} of the batch hold NaN or infinite pixels; repair them or leave them out.")
-    if peak > 10 * _largest_pixel(model):
-        raise ValueError(f"Pixels reach {peak:.0f}, far outside the normalised range of this ViT; {normalise}.")
+    if not peak <= (most := 10 * _largest_pixel(model)):
+        most = most if peak < float("inf") else torch.finfo(images.dtype).max
+        bad = [place for place, image in zip(items or range(len(images)), images, strict=True) if not image.abs().max() <= most]
+        named = f"{'images' if items is None else 'items'} {bad[:8]} of the {'batch' if items is None else 'data set'}"
+        if not peak < float("inf"):
+            raise ValueError(f"{named.capitalize()} hold NaN or infinite pixels; repair them or leave them out.")
+        raise ValueError(f"Pixels of {named} reach {peak:.0f}, far outside the normalised range of this ViT; {normalise}.")
     return shape
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .anatomy import anatomy, guest
+from .anatomy import anatomy
+from .hold import guest
 from .hooks import replace_embedding
 from .inputs import require_images, require_keep
 from .tokens import drop_tokens, require_droppable, weigh_tokens

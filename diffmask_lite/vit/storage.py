@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open a file to write that takes the place of `path` in one step at the end, or never: a kill leaves the old file."""
+    """Open a file to write that takes the place of `path` in one step at the end, or never: a kill leaves the old file.
+
+    An `OSError`, of a full disk say, names the file.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -28,8 +31,18 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write(path: str | os.PathLike, content: str | bytes) -> None:
+    """Write a file in one step, text as UTF-8; see `replacing`."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> None:
@@ -37,8 +50,7 @@ def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: d
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     meta = {"checksum": checksum(tensors, json.dumps(meta)), **meta}
     blob = save(tensors, metadata={"meta": json.dumps(meta)})  # one entry: safetensors writes several in any order
-    with replacing(path) as file:
-        file.write(blob)
+    write(path, blob)
 
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,7 +72,7 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     try:
         meta = json.loads(written or "")
         found = meta.pop("checksum")
-    except (json.JSONDecodeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # no JSON, no dictionary, too deep
         raise ValueError(f"{path} was not written by this version of diffmask_lite; make it again.") from None
     if found != checksum(tensors, json.dumps(meta)):
         raise ValueError(f"{path} is damaged: what it holds does not have the checksum that it was saved with; make it again.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,7 +18,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from .anatomy import Anatomy, UnfitViT, anatomy, guest
+from .anatomy import Anatomy, UnfitViT, anatomy
+from .hold import attached, guest
 from .hooks import attention_places, explicit_attention
 
 
@@ -36,33 +38,32 @@ def drop_tokens(model: nn.Module, index: Tensor) -> Iterator[None]:
     def select(x: Tensor) -> Tensor:  # (B, P + N, D) -> (B, P + n, D)
         return x.gather(1, tokens[..., None].expand(-1, -1, x.shape[-1]))
 
-    with ExitStack() as stack:
+    def enter(_module, args):
+        return (select(args[0]), *args[1:])
+
+    def hide(_module, args, kwargs):
+        bias = args[0].new_full((len(tokens), args[0].shape[1]), float("-inf")).scatter(1, tokens, 0.0)
+        shared = kwargs.get("shared_rel_pos_bias")
+        bias = bias[:, None, None, :]  # (B, 1, 1, P + N): no query may look at a dropped key
+        return args, {**kwargs, "shared_rel_pos_bias": bias if shared is None else shared + bias}
+
+    hooks: list[tuple] = []
+    if isinstance(model, Beit):
+        # Its relative positions are a bias for the full grid, so dropped tokens are hidden from attention by −∞ and taken out
+        # before pooling. The result is that of dropping, at full length.
+        hooks = [(partial(block.register_forward_pre_hook, with_kwargs=True), hide) for block in model.blocks]
+        hooks.append((model.blocks[-1].register_forward_hook, lambda _m, _a, out: select(out)))
+    elif not isinstance(model, Eva):
+        hooks = [(model.blocks[0].register_forward_pre_hook, enter)]
+    with attached(model, hooks), ExitStack() as stack:
         if isinstance(model, Eva):
             # Rotary positions enter every block, so the kept indices must reach them: timm does that behind `patch_drop`.
             # An instance attribute hides the module of that name without touching it.
             if "patch_drop" in vars(model):
                 stack.callback(vars(model).__setitem__, "patch_drop", vars(model)["patch_drop"])
             else:
-                stack.callback(vars(model).pop, "patch_drop")
+                stack.callback(vars(model).pop, "patch_drop", None)
             vars(model)["patch_drop"] = lambda x: (select(x), index)
-        elif isinstance(model, Beit):
-            # Its relative positions are a bias for the full grid, so dropped tokens are hidden from attention by −∞ and taken
-            # out before pooling. The result is that of dropping, at full length.
-            def hide(_module, args, kwargs):
-                bias = args[0].new_full((len(tokens), args[0].shape[1]), float("-inf")).scatter(1, tokens, 0.0)
-                shared = kwargs.get("shared_rel_pos_bias")
-                bias = bias[:, None, None, :]  # (B, 1, 1, P + N): no query may look at a dropped key
-                return args, {**kwargs, "shared_rel_pos_bias": bias if shared is None else shared + bias}
-
-            for block in model.blocks:
-                stack.callback(block.register_forward_pre_hook(hide, with_kwargs=True).remove)
-            stack.callback(model.blocks[-1].register_forward_hook(lambda _m, _a, out: select(out)).remove)
-        else:
-
-            def enter(_module, args):
-                return (select(args[0]), *args[1:])
-
-            stack.callback(model.blocks[0].register_forward_pre_hook(enter).remove)
         yield
 
 
@@ -91,18 +92,17 @@ def weigh_tokens(model: nn.Module, keep: Tensor) -> Iterator[None]:
         scale = keep / keep.mean(1, keepdim=True).clamp(min=least)
         return torch.cat([out[:, :prefix], out[:, prefix:] * scale[..., None].to(out.dtype)], dim=1)
 
-    with explicit_attention(model), ExitStack() as stack:
-        for place in attention_places(model):
-            stack.callback(place.register_forward_pre_hook(weigh).remove)
-        if isinstance(getattr(model, "attn_pool", None), AttentionPoolLatent):
-            stack.callback(model.attn_pool.register_forward_pre_hook(attend, with_kwargs=True).remove)
-        elif model.global_pool == "avg" and not getattr(model, "pool_include_prefix", False):
-            stack.callback(model.norm.register_forward_hook(average).remove)
-        elif not anatomy(model).class_tokens:
-            raise UnfitViT(
-                f"{type(model).__name__} pools its tokens by {model.global_pool!r}, and how to drop them by degrees is known "
-                'only for "token", "avg" and "map"; use a bool mask, or the mean patch as removal.'
-            )
+    hooks = [(place.register_forward_pre_hook, weigh) for place in attention_places(model)]
+    if isinstance(getattr(model, "attn_pool", None), AttentionPoolLatent):
+        hooks.append((partial(model.attn_pool.register_forward_pre_hook, with_kwargs=True), attend))
+    elif model.global_pool == "avg" and not getattr(model, "pool_include_prefix", False):
+        hooks.append((model.norm.register_forward_hook, average))
+    elif not anatomy(model).class_tokens:
+        raise UnfitViT(
+            f"{type(model).__name__} pools its tokens by {model.global_pool!r}, and how to drop them by degrees is known "
+            'only for "token", "avg" and "map"; use a bool mask, or the mean patch as removal.'
+        )
+    with explicit_attention(model), attached(model, hooks):
         yield
 
 
