@@ -112,7 +112,7 @@ def check_auroc(auroc: Callable[[Tensor, Tensor], Tensor]) -> None:
 def check_winner(winner: Callable[[Tensor], Tensor]) -> None:
     """Check `winner(truth)`: bool (B, 3, 3), six blue cells each → maps (B, 3, 3) of SRG above 0.15 and AUROC below ½.
 
-    A map gives each grid the values 1 … 9, each once. Tokens are dropped, where the ViT of the grid tells the share of blue cells.
+    A map gives each grid the values 1 … 9, each once. Tokens are dropped, and the ViT then tells the share of blue cells.
     """
     grids = ColourGrid(1000, seed=7)
     six = (grids.cells.flatten(1).sum(1) == 6).nonzero().flatten()[:60]

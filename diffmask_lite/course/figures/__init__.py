@@ -1,7 +1,7 @@
 """Figures of single lessons, drawn as `diffmask_lite.plots` draws: data in, `matplotlib` figure out."""
 
 from .drawing import depths, seed_masks, smoothed, ways_to_draw
-from .evaluation import against_luck, forgetting, removal_steps
+from .evaluation import against_luck, removal_steps
 from .game import board, race
 from .gates import gate_distribution, gate_distributions, gate_noise, gate_stages, line_panels
 from .internals import additions, attention_heads, lines, patch_sequence, position_similarity, removals
@@ -10,7 +10,7 @@ from .pipeline import pipeline
 from .training import descent, masks_by_step, runs, trade_off
 
 __all__ = [
-    "additions", "against_luck", "attention_heads", "board", "depths", "descent", "forgetting", "gate_distribution",
+    "additions", "against_luck", "attention_heads", "board", "depths", "descent", "gate_distribution",
     "gate_distributions", "gate_noise", "gate_stages", "harden", "line_panels", "lines", "masks_by_step", "patch_sequence",
     "pipeline", "position_similarity", "race", "removal_steps", "removals", "runs", "seed_masks", "smoothed",
     "soft_to_hard", "soft_to_hard_strip", "trade_off", "ways_to_draw",
