@@ -18,6 +18,7 @@ from ..faithfulness.ranking import midranks
 from .canvas import (
     BLUE,
     GREEN,
+    MAP,
     ORANGE,
     VERMILION,
     WIDTH,
@@ -40,11 +41,14 @@ CURVES = {"morf": "MoRF: most relevant first ↓", "lerf": "LeRF: least relevant
 
 
 @in_house_style
-def ranked_maps(picture: Any, maps: Mapping[str, Any], columns: int = 4, outlined: Mapping[str, Any] | None = None) -> Drawing:
+def ranked_maps(
+    picture: Any, maps: Mapping[str, Any], columns: int = 4, outlined: Mapping[str, Any] | None = None, cmap: str = MAP
+) -> Drawing:
     """Draw a picture, and its maps (h, w) by the rank of each patch within its map: 0 is the lowest, 1 the highest.
 
     Maps of different methods have no common scale, and removal curves use nothing but their order. Ties share their mean rank.
     outlined: patches to draw a line around, bool (h, w), by the name of their map, or by "picture".
+    cmap: of the ranks; "gray" beside a picture that is itself blue and yellow.
     """
     picture, outlined = as_picture(picture), outlined or {}
     if stray := set(outlined) - {"picture", *maps}:
@@ -60,7 +64,7 @@ def ranked_maps(picture: Any, maps: Mapping[str, Any], columns: int = 4, outline
     for ax, (name, values) in zip(axes.flat[1:], maps.items(), strict=False):
         values = torch.as_tensor(as_array(values)).double()
         ranks = (midranks(values.flatten()) - 1).view(values.shape).numpy() / max(values.numel() - 1, 1)
-        image = draw_mask(ax, picture, ranks, heat=True)
+        image = draw_mask(ax, picture, ranks, heat=True, cmap=cmap)
         ax.set_title(wrap(name, side))
         row, column = np.unravel_index(ranks.argmax(), ranks.shape)
         words.append(f"{name} highest in row {row + 1}, column {column + 1}")

@@ -306,7 +306,7 @@ ANSWERS["grow"] = {
 }
 
 
-# ---- Notebook 05 ----
+# ---- Notebooks 05 and 06: faithfulness ----
 def srg(p_of, relevance, steps=6, area=lambda p: torch.trapezoid(p, dx=1 / 5), batch=True, signs=(1, -1)):
     def curve(order):
         keep = order.argsort() >= torch.arange(steps)[:, None]
@@ -369,6 +369,55 @@ ANSWERS["auroc"] = {
     "not a win": lambda *inputs: auroc(*inputs, tie=1.0),
     "not a loss": lambda *inputs: auroc(*inputs, tie=0.0),
     "it should be": lambda v, t: 0.5 + (v[t].mean() - v[~t].mean()) / 2,  # of values, not of ranks
+}
+
+
+def winner(blue=(7, 6, 5, 4, 3, 1), other=(9, 8, 2)):
+    """A map of grids with six blue cells: the values of blue cells, and of the others, in reading order."""
+
+    def maps(truth):
+        values = torch.empty(truth.shape)
+        values[truth] = torch.tensor(blue, dtype=torch.float).repeat(len(truth))
+        values[~truth] = torch.tensor(other, dtype=torch.float).repeat(len(truth))
+        return values
+
+    return maps
+
+
+ANSWERS["winner"] = {
+    "passed": winner(),
+    "the AUROC is 1.00": winner((9, 8, 7, 6, 5, 4), (3, 2, 1)),
+    "the AUROC is 0.67": winner((9, 8, 7, 5, 3, 1), (6, 4, 2)),
+    "each once": lambda truth: -truth.float(),
+    "(LeRF) is only": winner((6, 5, 4, 3, 2, 1), (9, 8, 7)),
+    "at once": winner((8, 7, 6, 4, 2, 1), (9, 5, 3)),
+    "for each grid": lambda truth: truth.flatten(1).float(),
+}
+
+
+def twin(keep, generator):
+    place = torch.rand(keep.flatten(1).shape, generator=generator).argsort(1).argsort(1)
+    return (place < keep.flatten(1).sum(1, keepdim=True)).view(keep.shape)
+
+
+def shifted(keep, generator):
+    by = torch.randint(1, keep[0].numel(), (len(keep),), generator=generator).tolist()
+    return torch.stack([mask.roll(n) for mask, n in zip(keep.flatten(1), by, strict=True)]).view(keep.shape)
+
+
+ANSWERS["twin"] = {
+    "passed": twin,
+    "as it was given": lambda keep, generator: twin(keep, generator).float(),
+    "wander": lambda keep, generator: keep.flatten()[torch.randperm(keep.numel(), generator=generator)].view(keep.shape),
+    "the size": lambda keep, generator: torch.rand(keep.shape, generator=generator) < 0.3,
+    "the mask itself": lambda keep, generator: keep,
+    "for each image": lambda keep, generator: keep.flatten(1)[:, torch.randperm(20, generator=generator)].view(keep.shape),
+    "equally often": lambda keep, generator: torch.where(
+        torch.rand(900, 1, 1, generator=generator) < 0.5, keep, keep.flip(1, 2)
+    ),
+    "do not shift": shifted,
+    "from `generator`": lambda keep, generator: twin(keep, None),
+    "with `generator`": lambda keep, generator: twin(keep, torch.Generator().manual_seed(3)),
 }
 
 

@@ -48,15 +48,6 @@ CHANCE = {2: 1.0, 9: 0.2}
 ORDERS = {"MoRF": torch.tensor([4, 0, 8, 1, 2, 3, 5, 6, 7]), "LeRF": torch.tensor([7, 6, 5, 3, 2, 1, 8, 0, 4])}
 STEPS = {"MoRF": np.linspace(1, 0, 10), "LeRF": np.linspace(1, 0.1, 10) ** 0.1}
 LUCK = {"coins": 0.2, "astronaut": 1.37}
-STAGES = ["trained", "head", *(f"block {i}" for i in range(6, 0, -1)), "embedding"]
-FORGOTTEN = pd.DataFrame(
-    [
-        {"method": name, "stage": stage, "image": i, "value": 1 - k * s / 10 + 0.01 * i}
-        for k, name in enumerate(["diffmask", "gradient_attention", "integrated_gradients", "rollout"])
-        for s, stage in enumerate(STAGES)
-        for i in (-1, 1)
-    ]
-)
 # Gates
 PAPER, LOUIZOS = (0.2, -0.2, 1.0), (2 / 3, -0.1, 1.1)
 SETTINGS = [(logit, *setting) for logit in (-3.0, 0.0, 2.0) for setting in (PAPER, LOUIZOS)]
@@ -103,7 +94,6 @@ FIGURES = {
     "pipeline, a part": lambda: figures.pipeline(PICTURE, MASK, "gates", "gray"),
     "removal_steps": lambda: figures.removal_steps(SEEN[0], ORDERS, STEPS),
     "removal_steps, one": lambda: figures.removal_steps(SEEN[0], {"MoRF": ORDERS["MoRF"]}, STEPS),
-    "forgetting": lambda: figures.forgetting(FORGOTTEN),
     "gate_paths": lambda: figures.gate_paths({"a training": LEARNING}, RESULT.keep[0], PICTURE),
     "gate_paths, two": lambda: figures.gate_paths({"from −8": LEARNING, "T = 0.02": LEARNING}, RESULT.keep[0]),
     "gate_stages": lambda: figures.gate_stages(0.0, *PAPER),
@@ -148,7 +138,6 @@ REFUSED = {
     "depths": (lambda: figures.depths(PICTURE, 1 - PRODUCTS, checks_of(PRODUCTS)), "other masks"),
     "no part": (lambda: figures.pipeline(PICTURE, MASK, "eye"), "Unknown part"),
     "no square": (lambda: figures.removal_steps(PICTURE, {"a": torch.arange(12)}, {"a": np.ones(13)}), "12 patches"),
-    "forgetting": (lambda: figures.forgetting(pd.concat([FORGOTTEN.assign(method=f"{i}") for i in range(7)])), "7 methods"),
     "temperature": (lambda: figures.gate_distribution(0, 0, -0.2, 1), SENSELESS),
     "left": (lambda: figures.gate_distribution(0, 0.2, 0.1, 1), SENSELESS),
     "right": (lambda: figures.gate_distribution(0, 0.2, -0.2, 0.9), SENSELESS),
@@ -321,12 +310,6 @@ def test_removal_steps_takes_patches_away_in_the_order_given():
         grey = np.flatnonzero(shown(ax)[..., 0] == GREY)
         assert set(grey) == set(ORDERS["MoRF"][:gone].tolist())
         assert ax.get_xlabel() == f"{STEPS['MoRF'][gone]:.2f}"
-
-
-def test_forgetting_keeps_the_order_of_stages_and_averages_images():
-    [ax] = figures.forgetting(FORGOTTEN).axes
-    np.testing.assert_allclose(ax.lines[1].get_ydata(), 1 - np.arange(9) / 10)
-    assert ax.get_xticklabels()[0].get_text() == "trained" and ax.get_xticklabels()[-1].get_text() == "embedding"
 
 
 # ---- Gates ----

@@ -1,7 +1,7 @@
 """The checkers that the notebooks' exercises call, a module for each notebook."""
 
 from .cifar10 import check_mosaic, check_spearman, check_torn
-from .faithfulness import check_auroc, check_paired, check_srg
+from .faithfulness import check_auroc, check_paired, check_srg, check_twin, check_winner
 from .gates import check_log_kept, check_masses, check_optimise
 from .imagenet import check_mask_at, check_share
 from .masks import check_agreement, check_grow, check_shuffle
@@ -14,5 +14,5 @@ __all__ = [
     "Verdict", "check_agreement", "check_attention", "check_auroc", "check_block", "check_diagnose", "check_grow",
     "check_kl", "check_lagrangian", "check_log_kept", "check_mask_at", "check_masses", "check_mosaic", "check_optimise",
     "check_paired", "check_read_attention", "check_share", "check_shuffle", "check_slopes", "check_spearman", "check_srg",
-    "check_top_patches", "check_torn", "check_unpatchify", "unlabelled_histories",
+    "check_top_patches", "check_torn", "check_twin", "check_unpatchify", "check_winner", "unlabelled_histories",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The checkers of notebook 05."""
+"""The checkers of the notebooks on faithfulness: scores, truth, twins and intervals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ... import weights
+from ...datasets import ColourGrid
+from ...faithfulness import evaluate, image_auroc
 from .verdict import Wrong, checker, expect
 
 
@@ -103,3 +106,71 @@ def check_auroc(auroc: Callable[[Tensor, Tensor], Tensor]) -> None:
     expect(auroc(-values, truth), torch.tensor(0.5 / 6), "for the same map turned round")
     expect(auroc(values * 1000, truth), torch.tensor(5.5 / 6), "for the same map times 1,000, which has the same order,")
     expect(auroc(truth.float(), truth), torch.tensor(1.0), "for the truth itself as the map")
+
+
+@checker
+def check_winner(winner: Callable[[Tensor], Tensor]) -> None:
+    """Check `winner(truth)`: bool (B, 3, 3), six blue cells each → maps (B, 3, 3) of SRG above 0.15 and AUROC below ½.
+
+    A map gives each grid the values 1 … 9, each once. Tokens are dropped, and the ViT then tells the share of blue cells.
+    """
+    grids = ColourGrid(1000, seed=7)
+    six = (grids.cells.flatten(1).sum(1) == 6).nonzero().flatten()[:60]
+    truth = grids.cells[six]
+    maps = winner(truth.clone())
+    if not isinstance(maps, Tensor) or maps.shape != truth.shape:
+        shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise Wrong(f"it should return a map for each grid, a tensor {tuple(truth.shape)}, but it returned {shape}")
+    maps = maps.float()
+    if not torch.equal(maps.flatten(1).sort(1).values, torch.arange(1.0, 10.0).expand(len(maps), 9)):
+        raise Wrong("in each grid the nine cells need the values 1 to 9, each once, so that no two go in a random order")
+    auroc = float(image_auroc(maps, truth).mean())
+    if not auroc < 0.5:
+        raise Wrong(f"the AUROC is {auroc:.2f}: give most blue cells lower values than the others")
+    scores = evaluate(weights.pretrained("grid")[0], grids.images[six], {"map": maps}, "drop", steps=9, progress=False).scores
+    found = scores.groupby("metric")["value"].mean()
+    if found["srg"] > 0.15:
+        return
+    if found["lerf"] < 0.3:
+        raise Wrong(
+            f"the SRG is {found['srg']:.2f}, and AUC(LeRF) is only {found['lerf']:.2f}: let the cells that go first leave the "
+            "share of blue near 6/9, so mix both kinds at the low end of the map"
+        )
+    raise Wrong(
+        f"the SRG is {found['srg']:.2f}, and AUC(MoRF) is {found['morf']:.2f}: let the cells of highest value change the share "
+        "of blue at once"
+    )
+
+
+@checker
+def check_twin(twin: Callable[[Tensor, torch.Generator], Tensor]) -> None:
+    """Check `twin(keep, generator)`: bool (B, h, w) → a random mask of the same size for each image."""
+    keep = torch.zeros(900, 4, 5).bool()
+    keep.view(900, 20)[:, :6] = True
+    keep[450:] = False
+    keep.view(900, 20)[450:, 3:15] = True  # of other size in the second half
+    found = twin(keep.clone(), torch.Generator().manual_seed(0))
+    if not isinstance(found, Tensor) or found.shape != keep.shape or found.dtype != torch.bool:
+        raise Wrong("it should return bool (B, h, w), as it was given")
+    sizes = found.flatten(1).sum(1)
+    if not torch.equal(sizes, keep.flatten(1).sum(1)):
+        if sizes.sum() == keep.sum():
+            raise Wrong("patches wander from one image to another: each image keeps as many as its own mask")
+        raise Wrong(f"the first mask keeps 6 patches, but its twin keeps {int(sizes[0])}: the size has to be the same, exactly")
+    if torch.equal(found, keep):
+        raise Wrong("that is the mask itself: choose the patches at random")
+    if (found[:450] == found[0]).all():
+        raise Wrong("all images have the same random patches: draw a new set for each image")
+    share = found[:450].float().mean(0).flatten()
+    if (share - 0.3).abs().max() > 0.12:
+        raise Wrong(
+            f"each patch should be kept equally often, 30 % of the time here, but one is kept {share.max():.0%} and one "
+            f"{share.min():.0%}"
+        )
+    pairs = (found[:450].flatten(1)[:, 1:] & found[:450].flatten(1)[:, :-1]).float().sum(1).mean()
+    if pairs > 2.4:  # 1.5 on average for sets of 6 of 20
+        raise Wrong("kept patches lie together more often than by chance: shuffle the patches, do not shift the mask")
+    if not torch.equal(twin(keep.clone(), torch.Generator().manual_seed(0)), found):
+        raise Wrong("two generators with the same seed give different twins: take every random number from `generator`")
+    if torch.equal(twin(keep.clone(), torch.Generator().manual_seed(1)), found):
+        raise Wrong("another seed gives the very same twins: draw with `generator`")

@@ -1,4 +1,4 @@
-"""Patches removed one by one, and maps while a ViT forgets its weights."""
+"""Patches removed one by one, and masks beside luck."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 
 from ...plots.canvas import (
@@ -24,7 +23,6 @@ from ...plots.canvas import (
     outline,
     wrap,
 )
-from ...plots.evaluation import LOOKS
 
 GREY_BARS = "#a0a0a0"
 
@@ -75,30 +73,6 @@ def _square(patches: int) -> tuple[int, int]:
     if side * side != patches:
         raise ValueError(f"A picture drawn patch by patch needs a square grid here, but there are {patches} patches.")
     return side, side
-
-
-@in_house_style
-def forgetting(table: pd.DataFrame) -> Drawing:
-    """Draw how alike maps stay as a ViT forgets its weights: Spearman's correlation with the trained ViT's map, by stage.
-
-    table: columns method, stage, value, as `weight_randomisation` gives for each method; stages in the table's order.
-    """
-    stages, methods = table["stage"].unique(), table["method"].unique()
-    if len(methods) > len(LOOKS):
-        raise ValueError(f"There are {len(methods)} methods, but only {len(LOOKS)} looks to tell them apart; draw fewer.")
-    means = table.groupby(["method", "stage"])["value"].mean()
-    figure, axes = new_figure(3.8, 1, 1)
-    ax, words = axes[0, 0], []
-    for name, (colour, line) in zip(methods, LOOKS, strict=False):
-        values = means[name][stages]
-        ax.plot(values.to_numpy(), linestyle=line, color=colour, linewidth=2.2, marker="o", markersize=5, label=name)
-        words.append(f"{name} ends at {values.iloc[-1]:.2f}")
-    ax.axhline(0, color="black", linewidth=1, linestyle=(0, (1, 2)), zorder=0)
-    ax.set_xticks(range(len(stages)), stages)
-    ax.set(xlabel="weights forgotten, from the head down to …", ylabel="rank correlation with\nthe trained ViT's map")
-    ax.set_ylim(min(-0.1, means.min() - 0.05), 1.05)
-    figure.legend(loc="outside upper center", ncols=min(len(methods), 4))
-    return described(figure, f"Maps while weights are forgotten, from {stages[0]} to {stages[-1]}: {'; '.join(words)}.")
 
 
 @in_house_style
