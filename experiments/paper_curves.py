@@ -5,7 +5,7 @@
 
 "Positive" removal takes the most relevant patches away first (MoRF), "negative" the least relevant (LeRF). Writes, beside the
 other comparisons, `cifar10_paper.csv`, a row a method, seed and image with both areas and their difference;
-`cifar10_paper_curves.csv`, the curves, mean over images and seeds; and `cifar10_paper.json`, what was measured. Notebook 06
+`cifar10_paper_curves.csv`, the curves, mean over images and seeds; and `cifar10_paper.json`, what was measured. Notebook 08
 reads them. CIFAR-10 is needed under the data root. A stopped run goes on where it was, and new gates leave the other methods'
 measurements as they are.
 """

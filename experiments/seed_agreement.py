@@ -3,7 +3,7 @@
     python experiments/seed_agreement.py    half a minute of one core, the images included, where no gates have to be trained
 
 Writes data/results/seed_masks.csv: for each task, seed and image the soft mask, two hexadecimal digits a patch (0 … 255 for a
-probability of 0 … 1), row by row, and the fingerprint of the ViT. Notebook 04 reads it. The gates of "cifar10_masked" ship in
+probability of 0 … 1), row by row, and the fingerprint of the ViT. Notebook 05 reads it. The gates of "cifar10_masked" ship in
 three seeds. Of the grid's one seed ships, and the others are trained here as it was, some two minutes each; a training of the
 same ViT that is in the file already is not made again. CIFAR-10 is needed under the data root.
 """

@@ -1,4 +1,4 @@
-"""The trainings that notebook 03 draws: four traps and their mending, what ε buys, how many steps and images it takes.
+"""The trainings that notebook 04 draws: four traps and their mending, what ε buys, how many steps and images it takes.
 
     python experiments/training_lessons.py                    everything, and writes data/results/training_*.csv
     python experiments/training_lessons.py --only grid        without CIFAR-10 (needs no data)

@@ -190,14 +190,24 @@ def test_an_overlay_has_the_photographs_pixels_and_each_has_its_patch(crop, limi
         for x in range(12):
             row, column = (y + 0.5 - top) / (bottom - top) * 3, (x + 0.5 - left) / (right - left) * 4
             if 0 <= row < 3 and 0 <= column < 4:
-                faint = 0.25 + 0.5 * photo[y, x] @ (0.299, 0.587, 0.114)
+                grey = photo[y, x] @ (0.299, 0.587, 0.114)
                 value = (values[int(row), int(column)] - low) / (high - low)
-                wanted = 0.25 * faint + 0.75 * np.array(colours(value)[:3])
+                wanted = 0.5 * grey + 0.5 * np.array(colours(value)[:3])
                 assert np.allclose(pixels[y, x], wanted, atol=0.01), (x, y)
             else:
-                assert np.allclose(pixels[y, x], 0.4 * photo[y, x], atol=0.01) or (pixels[y, x] == 1).all(), (x, y)
+                assert np.allclose(pixels[y, x], 0.6 * photo[y, x], atol=0.01) or (pixels[y, x] == 1).all(), (x, y)
     if crop == SPANS["inside"]:
         assert (pixels[0, 1:11] == 1).all() and (pixels[1:9, [1, 10]] == 1).all(), "no frame"
+
+
+def test_an_overlay_of_a_hard_mask_leaves_what_is_kept_and_fades_the_rest():
+    draw = np.random.default_rng(1)
+    photo, keep = draw.random((8, 12, 3)), draw.random((2, 3)) > 0.5
+    pixels = np.asarray(plots.overlay(photo, keep, (0, 0, 12, 8))) / 255
+    stays = keep.repeat(4, 0).repeat(4, 1)
+    assert keep.any() and not keep.all()
+    assert np.allclose(pixels[stays], photo[stays], atol=0.01)
+    assert np.allclose(pixels[~stays], 0.2 * photo[~stays] + 0.8 * 0.5, atol=0.01)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 5), (1, 3)])

@@ -30,7 +30,7 @@ from variants import AFTERWARDS, VARIANTS
 
 FOLDER = results.folder()
 TASKS = ("grid", "cifar10")  # those of the course
-SEED_TASKS = ("grid", "cifar10_masked")  # those of notebook 04
+SEED_TASKS = ("grid", "cifar10_masked")  # those of notebook 05
 COMPARISONS = {"grid": "grid", "cifar10": "cifar10", "cifar10_masked": "cifar10_masked", paper_curves.NAME: "cifar10"}
 
 

@@ -10,9 +10,10 @@ from matplotlib.colors import Normalize
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
-from .canvas import HEAT, as_array, as_picture, colours_of, require_map
+from .canvas import GREY, as_array, as_picture, colours_of, require_map
 
-DIM = 0.4  # brightness of what the ViT does not see
+DIM = 0.6  # brightness of what the ViT does not see
+COLOURS = 0.5  # how much of a map's colours, and how much of the photograph in grey, is seen where they lie over it
 
 
 def overlay(
@@ -21,6 +22,7 @@ def overlay(
 ) -> Image.Image:  # fmt: skip
     """Lay a map (h, w) over the whole photograph, at its own resolution; what the ViT does not see is darker, with a frame.
 
+    A bool mask leaves the patches kept as they are, and fades all others to grey.
     photo: a PIL image or (H, W, 3) in [0, 1]. crop: the part that the patches cover, (left, top, right, bottom) in pixels of
     the photo, as `preprocess(vit).box(photo.size)` says. limits: the values at the ends of the colours, (0, 1) for a mask,
     (−m, m) for scores, whose colours are orange above 0 and purple below.
@@ -35,14 +37,19 @@ def overlay(
     if not isinstance(photo, Image.Image):
         photo = Image.fromarray((255 * as_picture(photo)).round().astype(np.uint8))
     photo = photo.convert("RGB")
-    lay = Image.fromarray(heatmap(map, photo.size, crop, limits)[..., :3])
-    faint = photo.convert("L").point([round(255 * (0.25 + level / 510)) for level in range(256)]).convert("RGB")
+    if as_array(map).dtype == bool:
+        faded = Image.blend(photo, Image.new("RGB", photo.size, (round(255 * GREY),) * 3), 0.8)
+        kept = Image.fromarray(on_photograph(255 * as_array(map).astype(np.uint8), photo.size, crop))
+        lay = Image.composite(photo, faded, kept)
+    else:
+        colours = Image.fromarray(heatmap(map, photo.size, crop, limits)[..., :3])
+        lay = Image.blend(photo.convert("L").convert("RGB"), colours, COLOURS)
     seen = [np.flatnonzero(places >= 0) for places in _patches(photo.size, crop, as_array(map).shape)]
     top, bottom, left, right = (int(end) for places in seen for end in (places[0], places[-1] + 1))
     picture, line = photo.point([round(DIM * level) for level in range(256)] * 3), max(1, min(photo.size) // 300)
     frame = (left - line, top - line, right + line - 1, bottom + line - 1)
     ImageDraw.Draw(picture).rectangle(frame, outline="white", width=line)
-    picture.paste(Image.blend(faint, lay, HEAT).crop((left, top, right, bottom)), (left, top))
+    picture.paste(lay.crop((left, top, right, bottom)), (left, top))
     return picture
 
 

@@ -165,7 +165,7 @@ ANSWERS["read_attention"] = {
 }
 
 
-# ---- Notebook 02 ----
+# ---- Notebook 03 ----
 def masses(logits, temperature, left, right, log=math.log):
     shut = torch.sigmoid(temperature * math.log(-left / right) - logits)
     if right == 1 and log is math.log:
@@ -220,7 +220,7 @@ ANSWERS["optimise"] = {
 }
 
 
-# ---- Notebook 03 ----
+# ---- Notebook 04 ----
 def lagrangian(gates, kl, alpha, eps, cost=lambda logs: logs.sum(1).exp().mean(), excess=lambda gap: gap):
     return cost(log_open(gates)) + alpha * excess(kl.mean() - eps)
 
@@ -263,7 +263,7 @@ def test_unlabelled_histories_have_the_diagnosis_that_the_exercise_asks_for():
         assert past.diagnosis().split(":")[0] == DIAGNOSES[name]
 
 
-# ---- Notebook 04 ----
+# ---- Notebook 05 ----
 def shuffled(images, order, size, across=lambda tiles: tiles):
     """Exercise 3 solved; `across`: what is done to the patches, (B, N, C, size, size), once they are in order."""
     h, w = images.shape[2] // size, images.shape[3] // size
@@ -306,7 +306,7 @@ ANSWERS["grow"] = {
 }
 
 
-# ---- Notebooks 05 and 06: faithfulness ----
+# ---- Notebooks 06 and 07: faithfulness ----
 def srg(p_of, relevance, steps=6, area=lambda p: torch.trapezoid(p, dx=1 / 5), batch=True, signs=(1, -1)):
     def curve(order):
         keep = order.argsort() >= torch.arange(steps)[:, None]
@@ -421,7 +421,7 @@ ANSWERS["twin"] = {
 }
 
 
-# ---- Notebook 06 ----
+# ---- Notebook 08 ----
 def spearman(a, b, rank=lambda x: (x[:, None] > x).sum(1) + (x[:, None] == x).sum(1) / 2):
     return torch.corrcoef(torch.stack([rank(a).double(), rank(b).double()]))[0, 1].item()
 
@@ -489,7 +489,7 @@ ANSWERS["mosaic"] = {
 }
 
 
-# ---- Notebook 07 ----
+# ---- Notebook 09 ----
 def share(step, batch, rank, size):
     part = batch // size
     return list(range(step * batch + rank * part, step * batch + (rank + 1) * part))

@@ -1,4 +1,4 @@
-"""The checkers of notebook 06."""
+"""The checkers of notebook 08."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkers of notebook 02. Their answers come by ways of their own: counting over u, and sums in double precision."""
+"""The checkers of notebook 03. Their answers come by ways of their own: counting over u, and sums in double precision."""
 
 from __future__ import annotations
 

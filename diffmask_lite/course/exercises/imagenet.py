@@ -1,4 +1,4 @@
-"""The checkers of notebook 07."""
+"""The checkers of notebook 09."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkers of notebook 04."""
+"""The checkers of notebook 05."""
 
 from __future__ import annotations
 

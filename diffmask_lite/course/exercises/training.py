@@ -1,4 +1,4 @@
-"""The checkers of notebook 03."""
+"""The checkers of notebook 04."""
 
 from __future__ import annotations
 
