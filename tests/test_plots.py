@@ -76,7 +76,7 @@ FIGURES = {
     "probabilities": lambda: plots.probabilities(RESULT.logits[0], CHECK.logits[:1], NAMES),
     "probabilities, many": lambda: plots.probabilities(torch.arange(99.0), -torch.arange(99.0), ["a long class name"] * 99),
     "ranked_maps": lambda: plots.ranked_maps(SEEN, MAPS),
-    "ranked_maps, one": lambda: plots.ranked_maps(SEEN, {"rollout": MAPS["rollout"]}, columns=2),
+    "ranked_maps, one": lambda: plots.ranked_maps(SEEN, {"rollout": MAPS["rollout"]}, columns=2, cmap="gray"),
     "ranked_maps, outlined": lambda: plots.ranked_maps(SEEN, dict(list(MAPS.items())[:3]), outlined={"picture": CORNER}),
     "ranked_maps, thirteen": lambda: plots.ranked_maps(SEEN, {f"leave_one_out {i}": MAPS["random"] for i in range(13)}),
     "removal_curves": lambda: plots.removal_curves(CURVES, METHODS),
