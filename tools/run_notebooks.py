@@ -56,6 +56,8 @@ def normalise(content: nbformat.NotebookNode) -> None:
         for output in cell.outputs:
             # The view of a widget without its state can only show an error; its text form stays.
             output.get("data", {}).pop(WIDGET, None)
+            if "image/png" in output.get("data", {}):  # PIL shows a picture as JPEG as well
+                output.data.pop("image/jpeg", None)
 
 
 def execute(content: nbformat.NotebookNode, folder: Path, timeout: int) -> list[tuple[float, int]]:
