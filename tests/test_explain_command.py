@@ -628,10 +628,10 @@ def test_the_command_in_a_shell(tmp_path):
     assert "cut.jpg cannot be read as an image" in sentence(line)
 
 
-def test_the_commands_of_the_readme(here, capsys):
+def test_the_commands_of_the_page_for_ones_own_vit(here, capsys):
     for name in ("photo.jpg", "holiday/a.jpg", "holiday/b.jpg"):
         put(name)
-    block = re.search(r"<!-- explain-commands -->\n+```bash\n(.*?)\n```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    block = re.search(r"<!-- explain-commands -->\n+```bash\n(.*?)\n```", (ROOT / "docs" / "your_own_vit.md").read_text("utf-8"), re.DOTALL)
     *ours, other = map(shlex.split, block[1].splitlines())
     for words, count in zip(ours, (3, 1, 1), strict=True):
         assert words[:3] == ["python", "-m", "diffmask_lite"] and main(words[3:]) == 0

@@ -1,4 +1,4 @@
-"""Write the tables of families from `data/results/families.csv`: a short one in README.md, every model in docs/families.md.
+"""Write the tables of families from `data/results/families.csv`: docs/families.md, and a short one in docs/your_own_vit.md.
 
     python tools/families_table.py            rewrite what is out of step
     python tools/families_table.py --check    change nothing; exit with 1 if something would change
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = "docs/your_own_vit.md"
 PLACE = re.compile(r"(?<=<!-- families:begin -->\n).*?(?=<!-- families:end -->)", re.DOTALL)
 HINT = re.compile(r"; pass a plain timm ViT such as [\w.]+\.$")  # advice to who meets the sentence as an error
 
@@ -39,7 +40,7 @@ def methods(row: Row, every: list[str]) -> str:
 
 
 def short(rows: list[Row]) -> str:
-    """The README's table: families by what they can do, one line a group."""
+    """The short table: families by what they can do, one line a group."""
     every = all_methods(rows)
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row["outcome"] != "works", row["drop"] != "yes")):
@@ -102,10 +103,10 @@ def rewrite(root: Path = ROOT, check: bool = False) -> list[str]:
     wrong = [f"{row['family']}, {row['variant']}: {row['reason']}" for row in rows if row["outcome"] == "wrong"]
     if wrong:
         raise ValueError(f"families.csv has models that are explained wrongly, which no table may hide: {'; '.join(wrong)}")
-    readme, changed = (root / "README.md").read_text("utf-8"), []
-    if not PLACE.search(readme):
-        raise ValueError("README.md lacks the lines <!-- families:begin --> and <!-- families:end -->")
-    for name, text in (("README.md", PLACE.sub(lambda _: short(rows), readme)), ("docs/families.md", long(rows))):
+    page, changed = (root / PAGE).read_text("utf-8"), []
+    if not PLACE.search(page):
+        raise ValueError(f"{PAGE} lacks the lines <!-- families:begin --> and <!-- families:end -->")
+    for name, text in ((PAGE, PLACE.sub(lambda _: short(rows), page)), ("docs/families.md", long(rows))):
         path = root / name
         if not path.is_file() or path.read_text("utf-8") != text:
             changed.append(name)

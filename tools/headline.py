@@ -1,10 +1,10 @@
-"""Write the README's comparison of the attribution methods from the stored tables, and what the shipped gates keep.
+"""Write the comparison of the attribution methods from the stored tables: docs/results.md, and its five rows in README.md.
 
     python tools/headline.py            rewrite it
     python tools/headline.py --check    change nothing; exit with 1 if something would change
 
-The comparison stands between two markers; its numbers are those of `python experiments/compare.py cifar10`. What the gates
-keep is a row of the table of measurements, from the manifest of the weights, where `experiments/train_gates.py` entered it.
+The comparisons stand between markers; their numbers are those of `experiments/compare.py` and `experiments/luck.py`. What the
+gates keep is a row of the table of measurements, from the manifest of the weights, where `experiments/train_gates.py` entered it.
 """
 
 import argparse
@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "experiments"))
 from compare import BASELINES, BLUR, DIFFMASK, GATE_KINDS  # noqa: E402
 
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 LARGER = "cifar10_masked"  # the larger ViT, whose gates give each image a mask of its own size
 SETS = re.compile(r"(?<=<!-- sets:begin -->\n).*?(?=<!-- sets:end -->)", re.DOTALL)
+SHORT = re.compile(r"(?<=<!-- short:begin -->\n).*?(?=<!-- short:end -->)", re.DOTALL)
 PLACE = re.compile(r"(?<=<!-- headline:begin -->\n).*?(?=<!-- headline:end -->)", re.DOTALL)
 CLAIM = "its shipped gates keep"
 KEPT = re.compile(rf"^\| {CLAIM} .*$", re.MULTILINE)
@@ -37,6 +38,9 @@ ONE_PASS = (
     "raw_attention", "rollout", "direct", "direct_paths", "grad_cam", "gradient_attention", "legrad", "gradient_input",
     "gradient_drop",
 )  # fmt: skip
+COSTS = {  # passes of the methods that the README names
+    "integrated_drop": "9 + 8", "gradient_drop": "1 + 1", "direct_paths": "1 + 0", DIFFMASK: "1 + 0", "gradient_attention": "1 + 1",
+}  # fmt: skip
 SOURCES = {"folder": "re-encoded as JPEG", "original": "as published"}  # see data/README.md
 COPIES = {"folder": "JPEG mirror", "original": "original"}
 
@@ -113,6 +117,23 @@ def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame) -> str
     return "\n".join(lines).replace("-0.", "−0.") + "\n"
 
 
+def short(found: results.Results, luck: pd.DataFrame) -> str:
+    """Five rows for the README: what a map costs, how good its order is, and its masks beside their random twins."""
+    srg = faithfulness.intervals(found.scores[found.scores["metric"] == "srg"]).set_index(["method", "removal"])
+    twin = luck[luck["twin"] == "random"].set_index(["method", "metric"])
+    lines = [
+        "| method | passes, forward + backward | SRG ↑, tokens dropped | KL ↓ in nats (random) | same class ↑ (random) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, passes in COSTS.items():
+        kl, same = twin.loc[(name, "sufficiency")], twin.loc[(name, "agreement")]
+        order = shortly(Interval(*srg.loc[(name, "drop"), ["mean", "low", "high"]]))
+        shown = "**gates (`RANKED`)**" if name == DIFFMASK else f"`{name}`"
+        cells = [f"{kl['mask']:.2f} ({kl.luck:.2f})", f"{same['mask']:.1%} ({same.luck:.1%})".replace("%", " %")]
+        lines.append(" | ".join([f"| {shown}", passes, order, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def shortly(value: Interval, sign: str = "") -> str:
     """An interval in two decimals, with a minus that is as wide as a plus."""
     mean, low, high = (f"{number:{sign}z.2f}".replace("-", "−") for number in value)
@@ -146,31 +167,37 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def rewritten(readme: str, found: results.Results, manifest: dict[str, dict]) -> str:
-    """The README with the table and the row as they should be."""
-    if not PLACE.search(readme):
-        raise ValueError("README.md lacks the lines <!-- headline:begin --> and <!-- headline:end -->")
-    if len(KEPT.findall(readme)) != 1:
-        raise ValueError('README.md has no row of a table that starts with "| its shipped gates keep", or several')
+def rewritten(page: str, found: results.Results, manifest: dict[str, dict]) -> str:
+    """The page of results with the tables and the row as they should be."""
+    if not PLACE.search(page):
+        raise ValueError("docs/results.md lacks the lines <!-- headline:begin --> and <!-- headline:end -->")
+    if len(KEPT.findall(page)) != 1:
+        raise ValueError('docs/results.md has no row of a table that starts with "| its shipped gates keep", or several')
     larger = (results.read(results.folder() / f"{LARGER}_{name}.csv") for name in ("luck", "sizes"))
-    readme = SETS.sub(lambda _: sets(results.load(LARGER), *larger), readme)
-    return KEPT.sub(lambda _: kept_row(manifest), PLACE.sub(lambda _: table(found), readme))
+    page = SETS.sub(lambda _: sets(results.load(LARGER), *larger), page)
+    return KEPT.sub(lambda _: kept_row(manifest), PLACE.sub(lambda _: table(found), page))
+
+
+def in_short(readme: str) -> str:
+    """The README with its five rows as they should be."""
+    if not SHORT.search(readme):
+        raise ValueError("README.md lacks the lines <!-- short:begin --> and <!-- short:end -->")
+    return SHORT.sub(lambda _: short(results.load(LARGER), results.read(results.folder() / f"{LARGER}_luck.csv")), readme)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something would change")
     options = parser.parse_args(arguments)
-    old = README.read_text("utf-8")
-    new = rewritten(old, results.load("cifar10"), weights.manifest())
-    if new == old:
-        print("README.md is in step")
-    elif options.check:
-        print("out of step: README.md")
-    else:
-        write(README, new)
-        print("rewritten: README.md")
-    return int(options.check and new != old)
+    pages = {PAGE: rewritten(PAGE.read_text("utf-8"), results.load("cifar10"), weights.manifest())}
+    pages[README] = in_short(README.read_text("utf-8"))
+    stale = {path: new for path, new in pages.items() if new != path.read_text("utf-8")}
+    for path, new in stale.items():
+        if not options.check:
+            write(path, new)
+    names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+    print(f"{'out of step' if options.check else 'rewritten'}: {names}" if stale else "README.md and docs/results.md are in step")
+    return int(options.check and bool(stale))
 
 
 if __name__ == "__main__":

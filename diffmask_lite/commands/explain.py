@@ -52,7 +52,7 @@ ViT sees, soft mask, hard mask, answers before and after), and a line with the a
         a ViT that you fine-tuned: what speaks for one class, laid over each photograph
 """
 WHICH = """\
-Which method? What we measured (README, "How it compares"), the best order of patches first:
+Which method? What we measured (docs/results.md), the best order of patches first:
   integrated_drop     8 forward and backward passes; the default where no gates are given
   gradient_drop       1 forward and backward pass
   direct_paths        1 forward pass, no gradients

@@ -1,4 +1,4 @@
-"""The table of families is what the experiment finds, and README and docs are what the tool makes of it."""
+"""The table of families is what the experiment finds, and both pages are what the tool makes of it."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def test_some_rows_are_found_again(which):
     assert model_families.row(MODELS[which]) == stored
 
 
-TEXTS = ["README.md", "docs/families.md"]
+TEXTS = [families_table.PAGE, "docs/families.md"]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def store(tmp_path):
     return make
 
 
-def test_readme_and_docs_are_what_the_tool_makes_and_another_result_changes_both(store):
+def test_both_pages_are_what_the_tool_makes_and_another_result_changes_both(store):
     assert families_table.rewrite(check=True) == [], "run python tools/families_table.py"
     copied = store([ROWS[0] | {"family": "Nobody's ViT", "drop": "no", "methods": "rollout"}, *ROWS[1:]])
     before = [(copied / name).read_text("utf-8") for name in TEXTS]

@@ -1,4 +1,4 @@
-"""The README's comparison is that of the stored tables, its row that of the manifest, and a loss is printed like a win."""
+"""The comparison on the page of results is that of the stored tables, its row that of the manifest, and a loss is printed like a win."""
 
 import re
 
@@ -10,7 +10,7 @@ import headline
 from diffmask_lite import weights
 from diffmask_lite.course import results
 
-README = headline.README.read_text("utf-8")
+PAGE = headline.PAGE.read_text("utf-8")
 FOUND = results.load("cifar10")
 SIGNED = r"([+−]?\d\.\d\d)"
 NEITHER = "neither is shown to be better"
@@ -21,14 +21,14 @@ def number(text):
 
 
 def test_the_headline_is_that_of_the_stored_tables_best_first():
-    assert headline.rewritten(README, FOUND, weights.manifest()) == README, "run python tools/headline.py"
-    rows = re.findall(rf"^\| \**(\w[\w ]+?)\** \| {SIGNED} \[", headline.PLACE.search(README)[0], flags=re.MULTILINE)
+    assert headline.rewritten(PAGE, FOUND, weights.manifest()) == PAGE, "run python tools/headline.py"
+    rows = re.findall(rf"^\| \**(\w[\w ]+?)\** \| {SIGNED} \[", headline.PLACE.search(PAGE)[0], flags=re.MULTILINE)
     scores = FOUND.scores[(FOUND.scores["removal"] == "drop") & (FOUND.scores["metric"] == "srg")]
     means = scores.groupby("method")["value"].mean()
     assert {name for name, _ in rows} == set(means.index)
     assert [number(value) for _, value in rows] == pytest.approx(means.sort_values(ascending=False), abs=0.0051)
     with pytest.raises(ValueError, match="no row"):
-        headline.rewritten(headline.KEPT.sub("", README), FOUND, weights.manifest())
+        headline.rewritten(headline.KEPT.sub("", PAGE), FOUND, weights.manifest())
 
 
 def test_what_the_gates_keep_is_that_of_the_manifest():
