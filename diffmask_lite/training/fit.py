@@ -89,7 +89,6 @@ def fit(
     Ctrl-C and SIGTERM end after the step in hand, with what was learned, SIGTERM by `SystemExit(143)`. Raises `ValueError` for
     what does not fit, and `FloatingPointError` naming the step where the loss is not finite, with the gates of the step before.
     """
-    explainer.require_same_shape()
     vit, shape, weight = explainer.vit, explainer.shape, next(explainer.vit.parameters())
     objective = _chosen(objective, constraint)
     _require_settings(explainer, dataset, shallowest, {"steps": steps, "batch": batch, "lr": lr, "every": every})
@@ -179,6 +178,7 @@ def _identity(explainer: DiffMask, dataset: Any, objective: Constraint | Ranking
 
 
 def _require_settings(explainer: DiffMask, dataset: Any, shallowest: int, positive: dict[str, float]) -> None:
+    explainer.require_same_shape()
     if any(weight.is_inference() for weight in (*explainer.vit.parameters(), *explainer.parameters())):
         raise ValueError("Nothing learns with a ViT or gates that were made under torch.inference_mode; make them outside it.")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
