@@ -631,7 +631,8 @@ def test_the_command_in_a_shell(tmp_path):
 def test_the_commands_of_the_page_for_ones_own_vit(here, capsys):
     for name in ("photo.jpg", "holiday/a.jpg", "holiday/b.jpg"):
         put(name)
-    block = re.search(r"<!-- explain-commands -->\n+```bash\n(.*?)\n```", (ROOT / "docs" / "your_own_vit.md").read_text("utf-8"), re.DOTALL)
+    page = (ROOT / "docs" / "your_own_vit.md").read_text("utf-8")
+    block = re.search(r"<!-- explain-commands -->\n+```bash\n(.*?)\n```", page, re.DOTALL)
     *ours, other = map(shlex.split, block[1].splitlines())
     for words, count in zip(ours, (3, 1, 1), strict=True):
         assert words[:3] == ["python", "-m", "diffmask_lite"] and main(words[3:]) == 0

@@ -32,6 +32,11 @@ FOLDER = results.folder()
 TASKS = ("grid", "cifar10")  # those of the course
 SEED_TASKS = ("grid", "cifar10_masked")  # those of notebook 05
 COMPARISONS = {"grid": "grid", "cifar10": "cifar10", "cifar10_masked": "cifar10_masked", paper_curves.NAME: "cifar10"}
+COMPARISONS["cifar10_masked_paper"] = "cifar10_masked"
+
+
+def is_paper(name):
+    return name.endswith("_paper")
 
 
 def sidecar(name):
@@ -110,7 +115,8 @@ def test_luck_was_measured_on_the_shipped_weights():
 def test_comparisons_have_every_row_once_and_curves_of_the_areas_that_are_scored(name):
     about, table, curves = sidecar(name), read(FOLDER / f"{name}.csv"), read(FOLDER / f"{name}_curves.csv")
     gates = Counter(entry["method"] for entry in about["gates"])
-    wanted = {paper_curves.NAME: ["noise"], "cifar10_masked": ["drop", "noise"]}.get(name, ["drop", "mean", "noise"])
+    all_three = ["drop", "mean", "noise"]
+    wanted = ["noise"] if is_paper(name) else {"cifar10_masked": ["drop", "noise"]}.get(name, all_three)
     assert list(table["method"].unique()) == about["methods"] and table.notna().all(axis=None) and about["images"] >= 100
     assert list(table["removal"].unique()) == about["removals"] and set(wanted) <= set(about["removals"])
     for method, rows in table.groupby("method"):
@@ -125,7 +131,7 @@ def test_comparisons_have_every_row_once_and_curves_of_the_areas_that_are_scored
             1,
         ]
         assert np.trapezoid(rows["p"], rows["share"]) == pytest.approx(areas.loc[(method, removal), order], abs=2e-4)
-    if name != paper_curves.NAME:
+    if not is_paper(name):
         probes = {"label leak", "weight randomisation"} | ({"truth"} if name == "grid" else set())
         assert set(results.load(name).probes["probe"]) == probes
 
@@ -178,7 +184,7 @@ PAPER = [("diffmask", "noise", 0.9), ("leave_one_out", "noise", 0.9)]
 def test_scores_of_maps_and_masks_come_out_again(name, tmp_path):
     task, about, table = shown(COMPARISONS[name]), sidecar(name), read(FOLDER / f"{name}.csv")
     index, explainer = task.index[:4].tolist(), task.explainers["diffmask"][0]
-    if name == paper_curves.NAME:
+    if is_paper(name):
         index = [i for i in table["image"].unique() if i in task.index][:4]  # 100 of the 500 that are compared elsewhere
     images = task.images[torch.isin(task.index, torch.tensor(index))]
     assert len(images) == 4

@@ -3,8 +3,8 @@
     python tools/headline.py            rewrite it
     python tools/headline.py --check    change nothing; exit with 1 if something would change
 
-The comparisons stand between markers; their numbers are those of `experiments/compare.py` and `experiments/luck.py`. What the
-gates keep is a row of the table of measurements, from the manifest of the weights, where `experiments/train_gates.py` entered it.
+The comparisons stand between markers; their numbers are those of `experiments/compare.py` and `experiments/luck.py`. What
+the gates keep is a row of the table of measurements, from the manifest of the weights.
 """
 
 import argparse
@@ -39,7 +39,8 @@ ONE_PASS = (
     "gradient_drop",
 )  # fmt: skip
 COSTS = {  # passes of the methods that the README names
-    "integrated_drop": "9 + 8", "gradient_drop": "1 + 1", "direct_paths": "1 + 0", DIFFMASK: "1 + 0", "gradient_attention": "1 + 1",
+    "integrated_drop": "9 + 8", "gradient_drop": "1 + 1", "direct_paths": "1 + 0", DIFFMASK: "1 + 0",
+    "gradient_attention": "1 + 1",
 }  # fmt: skip
 SOURCES = {"folder": "re-encoded as JPEG", "original": "as published"}  # see data/README.md
 COPIES = {"folder": "JPEG mirror", "original": "original"}
@@ -196,7 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.check:
             write(path, new)
     names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
-    print(f"{'out of step' if options.check else 'rewritten'}: {names}" if stale else "README.md and docs/results.md are in step")
+    done = "out of step" if options.check else "rewritten"
+    print(f"{done}: {names}" if stale else "README.md and docs/results.md are in step")
     return int(options.check and bool(stale))
 
 

@@ -1,4 +1,4 @@
-"""The comparison on the page of results is that of the stored tables, its row that of the manifest, and a loss is printed like a win."""
+"""The comparisons are those of the stored tables, the row that of the manifest; a loss is printed like a win."""
 
 import re
 
