@@ -18,7 +18,6 @@ from reading import GOALS, QUIZ, exercises, goals, headings, prose, section, tex
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = (ROOT / "tools" / "bootstrap_cell.py").read_text("utf-8").rstrip("\n")
 MAX_BYTES = 1_500_000
-CHECKED = "# NBVAL_CHECK_OUTPUT"
 CHECK = "check"  # the tag of cells that assert what the prose claims
 FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab, in Colab
 MIN_CHECKED = 3
@@ -67,19 +66,9 @@ def has_png(cell) -> bool:
     return cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
-def is_checked(cell) -> bool:
-    """Whether nbval compares this cell's output: the marker has to be alone on its line."""
-    return cell.cell_type == "code" and CHECKED in (line.strip() for line in cell.source.splitlines())
-
-
 def is_claim(cell) -> bool:
     """Whether a cell asserts what the prose claims."""
     return cell.cell_type == "code" and CHECK in cell.metadata.get("tags", [])
-
-
-def is_rewritten(notebook: Notebook) -> bool:
-    """Whether a notebook shows numbers and asserts its claims; the others still print relations for nbval to compare."""
-    return any(is_claim(cell) for cell in notebook.code)
 
 
 def shows_widget(cell) -> bool:
@@ -197,26 +186,9 @@ def bootstrap_is_canonical(notebook: Notebook) -> Iterator[str]:
 
 
 @rule
-def claims_are_checked(notebook: Notebook) -> Iterator[str]:
-    """Enough cells are marked for nbval, the markers are spelt right, and each has a stored text to compare with."""
-    checked = [cell for cell in notebook.code if is_checked(cell)]
-    if len(checked) < MIN_CHECKED and not is_rewritten(notebook):
-        yield f"{len(checked)} cells are marked {CHECKED}; {MIN_CHECKED} are the least"
-    for cell in checked:
-        if not text_of(cell):
-            yield f"a checked cell stores no text: {cell.source.splitlines()[-1]}"
-    for cell in notebook.code:
-        marks = [line.strip() for line in cell.source.splitlines() if "nbval" in line.lower()]
-        marks += [tag for tag in cell.metadata.get("tags", []) if tag.startswith("nbval") or tag == "raises-exception"]
-        # nbval says nothing about a misspelt marker, and the others switch a check off.
-        yield from (f"the only marker in use is {CHECKED}, not {mark}" for mark in marks if mark != CHECKED)
-
-
-@rule
 def claims_are_asserted(notebook: Notebook) -> Iterator[str]:
-    """Claims stand as asserts, each with a sentence, in folded cells that print nothing; a reader sees numbers."""
-    if not is_rewritten(notebook):
-        return
+    """Claims stand as asserts, each with a sentence, in folded cells that print nothing; a reader sees numbers. No marker of
+    nbval is in use: most of them switch a check off."""
     count = 0
     for cell in filter(is_claim, notebook.code):
         start, lines = cell.source.splitlines()[0], ast.parse(cell.source).body
@@ -233,15 +205,16 @@ def claims_are_asserted(notebook: Notebook) -> Iterator[str]:
     if count < MIN_CHECKED:
         yield f"{count} claims are asserted; {MIN_CHECKED} are the least"
     for cell in notebook.code:
-        if is_checked(cell) or re.search(r": (True|False)\b", text_of(cell)):
+        if re.search(r": (True|False)\b", text_of(cell)):
             yield f"a cell prints a verdict where a number belongs: {cell.source.splitlines()[0]}"
+        tags = cell.metadata.get("tags", [])
+        if "nbval" in cell.source.lower() or any(tag.startswith(("nbval", "raises-exception")) for tag in tags):
+            yield f"a cell is marked for nbval: {cell.source.splitlines()[0]}"
 
 
 @rule
 def budgets_are_kept(notebook: Notebook) -> Iterator[str]:
     """Few cells, few words, short code, and a figure soon."""
-    if not is_rewritten(notebook):
-        return
     words = sum(len(prose(cell).split()) for cell in notebook.cells if cell.cell_type == "markdown")
     if len(notebook.cells) > MAX_CELLS or words > MAX_WORDS:
         yield f"{len(notebook.cells)} cells and {words} words; {MAX_CELLS} and {MAX_WORDS} are the most"
