@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from diffmask_lite import DiffMask, fit
+from diffmask_lite import PUBLISHED, DiffMask, fit
 from diffmask_lite.datasets import CIFAR10, ColourGrid
 from diffmask_lite.faithfulness import hard_mask_scores, pooled_iou
 from diffmask_lite.training.history import COLUMNS
@@ -34,12 +34,8 @@ from train_gates import autocast_for
 BLUE = "blue"  # a placeholder that looks like what is counted
 DESCENT = {"alpha_lr": -0.3, "alpha_bounds": (0.0, 200.0)}  # the multiplier goes down where the constraint is violated
 FREE = {"alpha_bounds": (0.0, 200.0)}  # the multiplier may reach 0
-# The settings of an earlier state of the authors' code (interpretation.py, commit 00d46e4), which moves sooner than the last,
-# `PUBLISHED`; and raw hidden states, as there, but a placeholder that cannot help.
-EARLIER = {"optimizer": "lookahead-rmsprop", "lr": 3e-4, "warmup": 1200, "sparsity": "log", "alpha_bounds": (0.0, 200.0)}
-FIXED = {"normalise": False, "placeholder": "mean"}
+AUTHORS = PUBLISHED | {"steps": 28_000}
 SWEEPS = ("eps", "steps", "images")  # of their trainings only the end is drawn
-EVERY = 5  # steps between two stored rows of a history
 
 
 @dataclass(frozen=True)
@@ -60,13 +56,18 @@ class Run:
             return (0,)
         return (0, 1) if self.lesson in SWEEPS else (0, 1, 2)
 
+    @property
+    def every(self) -> int:
+        """Steps between two stored rows of a history: some hundred rows of each are enough to draw."""
+        return max(5, self.steps // 400)
+
 
 CIFAR = {"eps": 0.2, "autocast": autocast_for("cifar10")}
 SLOW = {"lr": 1e-3}  # a third of the default
 RUNS = [
     Run("reference", "sound"),
-    Run("sign", "α ascends", steps=2000, explainer=FIXED, fit=EARLIER),
-    Run("sign", "α descends", steps=2000, explainer=FIXED, fit=EARLIER | DESCENT),
+    Run("sign", "α ascends", **AUTHORS),
+    Run("sign", "α descends", **AUTHORS | {"fit": PUBLISHED["fit"] | DESCENT}),
     Run("sign, our settings", "α descends", fit=DESCENT),
     Run("placeholder", "blue placeholder", explainer={"placeholder": BLUE}),
     Run("placeholder", "learned placeholder", explainer={"placeholder": "learned"}),
@@ -143,7 +144,7 @@ def main() -> int:
                 settings = {"steps": run.steps, "images": run.images, "eps": run.fit.get("eps", 0.1)}
                 scores = pd.concat([scores, pd.DataFrame([key | settings | score])], ignore_index=True)
                 if run.lesson not in SWEEPS:
-                    rows = history.iloc[::EVERY][list(COLUMNS)].round(4)
+                    rows = history.iloc[:: run.every][list(COLUMNS)].round(4)
                     histories = pd.concat([histories, rows.assign(**key)], ignore_index=True)
                 write(paths[0], histories.to_csv(index=False))
                 write(paths[1], scores.round(4).to_csv(index=False))

@@ -25,7 +25,7 @@ from diffmask_lite.training.history import COLUMNS
 from diffmask_lite.vit import fingerprint
 from tables import wide
 from train_gates import GATE_RECIPES
-from training_lessons import EVERY, RUNS
+from training_lessons import RUNS
 from variants import AFTERWARDS, VARIANTS
 
 FOLDER = results.folder()
@@ -155,8 +155,9 @@ def test_tables_of_lessons_and_depths_are_whole():
     keys, wanted = ["lesson", "run", "task", "seed"], [(r.lesson, r.name, r.task, seed) for r in RUNS for seed in r.seeds]
     steps = read(FOLDER / "training_scores.csv").set_index(keys)["steps"]
     assert sorted(steps.index) == sorted(wanted)
+    every = {(r.lesson, r.name, r.task, seed): r.every for r in RUNS for seed in r.seeds}
     for key, rows in read(FOLDER / "training_histories.csv").groupby(keys):
-        assert rows.step.tolist() == list(range(0, steps[key], EVERY)) and rows[list(COLUMNS)].notna().all(axis=None)
+        assert rows.step.tolist() == list(range(0, steps[key], every[key])) and rows[list(COLUMNS)].notna().all(axis=None)
     stored = read(FOLDER / "depth.csv")
     for task, blocks in (("grid", 4), ("cifar10", 6)):
         rows = stored[stored.task == task]

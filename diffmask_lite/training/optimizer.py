@@ -10,14 +10,14 @@ from timm.optim import Lookahead, Muon
 
 from ..diffmask import DiffMask
 
-OPTIMIZERS = ("adam", "muon", "lookahead-adam", "lookahead-rmsprop")
+OPTIMIZERS = ("adam", "muon", "lookahead-adam")
 
 
 def make_optimizer(name: str, explainer: DiffMask, lr: float) -> torch.optim.Optimizer:
     """Return an optimiser for the gates and, with a rate of its own, a learned placeholder; its groups know "initial_lr".
 
     "muon" (Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves the matrices that read the hidden states, and NAdam at
-    0.3 lr the rest. "lookahead-adam" is the published one, "lookahead-rmsprop" that of an earlier state of the authors' code.
+    0.3 lr the rest. "lookahead-adam" is the published one.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"Unknown optimizer {name!r}: use {', '.join(map(repr, OPTIMIZERS))}.")
@@ -35,8 +35,7 @@ def make_optimizer(name: str, explainer: DiffMask, lr: float) -> torch.optim.Opt
         return torch.optim.Adam(groups)
     if name == "muon":
         return Muon(groups, weight_decay=0.0, nesterov=True)
-    inner = torch.optim.Adam(groups) if name == "lookahead-adam" else torch.optim.RMSprop(groups, centered=True)
-    return Lookahead(inner, alpha=0.5, k=6)
+    return Lookahead(torch.optim.Adam(groups), alpha=0.5, k=6)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, warmup: int, decay: int) -> None:
