@@ -69,7 +69,7 @@ def pretrained(
 
 
 def gates_file(name: str, kind: str = "gates", seed: int = 0) -> str:
-    """Return the name of a file of gates; kind: "gates" or "plain_gates"."""
+    """Return the name of a file of gates; kind: "gates", "plain_gates", or for a ViT of one's own "ranked_gates"."""
     return f"{name}_{kind}{f'_{seed}' if seed else ''}.safetensors"
 
 

@@ -142,7 +142,7 @@ def test_a_changed_word_of_the_meta_data_is_noticed(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights file") as caught:
+    with pytest.raises(FileNotFoundError, match="There is no file") as caught:
         load_tensors(tmp_path / "nowhere")
     assert "nowhere" in assert_one_sentence(caught.value)
 

@@ -365,7 +365,9 @@ def _question(options: argparse.Namespace, gates: bool, explainer: DiffMask, nam
     target = None if options.target is None else find_class(options.target, names)
     method = options.method or ("diffmask" if gates else untrained_method(explainer.vit))
     if target is not None and method == "diffmask" and not explainer.class_aware:
-        raise ValueError("These gates do not know the class; leave --target out, or name a --method such as integrated_drop.")
+        raise ValueError(
+            "These gates do not know the class; leave --target out, name a --method such as integrated_drop, or train with --ranked."
+        )
     share = SHARE if options.share is None and method != "diffmask" else options.share
     threshold = 0.5 if options.threshold is None else options.threshold
     return Question(method, target, threshold, share, options.fit, tuple(dict.fromkeys(options.save)))

@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
     team = join(device)
 
     name = re.sub(r"[^\w.-]+", "_", options.model)
-    path = options.out / weights.gates_file(name, seed=options.seed)
+    path = options.out / weights.gates_file(name, "ranked_gates" if options.ranked else "gates", options.seed)
     checkpoint = options.checkpoint or path.with_suffix(".checkpoint")
     autocast = torch.bfloat16 if fast_bfloat16(device) and not options.float32 else None
     if team.main:
