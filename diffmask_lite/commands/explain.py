@@ -366,7 +366,8 @@ def _question(options: argparse.Namespace, gates: bool, explainer: DiffMask, nam
     method = options.method or ("diffmask" if gates else untrained_method(explainer.vit))
     if target is not None and method == "diffmask" and not explainer.class_aware:
         raise ValueError(
-            "These gates do not know the class; leave --target out, name a --method such as integrated_drop, or train with --ranked."
+            "These gates do not know the class; leave --target out, name a --method such as integrated_drop, or train gates "
+            "with --ranked."
         )
     share = SHARE if options.share is None and method != "diffmask" else options.share
     threshold = 0.5 if options.threshold is None else options.threshold
