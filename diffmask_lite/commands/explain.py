@@ -70,7 +70,7 @@ FITTED = {
     "squash": "squashed for the ViT",
 }
 SHARE = 0.2  # of the patches that the hard mask of a method without one keeps
-OURS = "cifar10"
+OURS = "cifar10_masked"
 FINE = 224  # pixels along the shorter side from which a photograph is sharp enough for a figure
 
 
@@ -86,7 +86,7 @@ def load_explainer(
 ) -> tuple[DiffMask, Sequence[str]]:
     """Return an explainer on the CPU and a word for each class of its ViT.
 
-    model: "cifar10" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save` wrote.
+    model: "cifar10_masked" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save` wrote.
     weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
     settings: `size`, `mean`, `std`, `names` and `multilabel` of `models.load`, for a ViT that is not ours.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
