@@ -86,8 +86,8 @@ def load_explainer(
 ) -> tuple[DiffMask, Sequence[str]]:
     """Return an explainer on the CPU and a word for each class of its ViT.
 
-    model: "cifar10_masked" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save` wrote.
-    weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
+    model: "cifar10_masked" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save`
+    wrote. weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
     settings: `size`, `mean`, `std`, `names` and `multilabel` of `models.load`, for a ViT that is not ours.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
     """
