@@ -1,6 +1,7 @@
 """Turn the notebooks into slides: one HTML file each in build/slides, made by nbconvert.
 
     python tools/slides.py
+    python tools/slides.py --path 45          one deck of the sections that docs/teaching.md names for 45 minutes; or 90
     python tools/slides.py notebooks/00_quickstart.ipynb --output somewhere
     python tools/slides.py --check    and say which slides hold more than fits; needs Chromium or Chrome
 
@@ -60,6 +61,7 @@ window.addEventListener("load", () => {
 });
 </script>
 """
+PATHS = {45: (1,), 90: (1, 3)}  # minutes of a lecture -> the columns of the table in docs/teaching.md that name its sections
 FIGURE = re.compile(r"\*\*Figure\.\*\* (.+)", re.DOTALL)
 
 
@@ -81,6 +83,50 @@ def describe_figures(content: nbformat.NotebookNode) -> None:
             png = output.get("data", {}).pop("image/png", None)
             if png is not None:
                 output.data["text/html"] = f'<img alt="{alt}" src="data:image/png;base64,{png.strip()}">'
+
+
+def sections(minutes: int, root: Path = ROOT) -> dict[str, list[str]]:
+    """The sections of a lecture, by the table in docs/teaching.md: number of the notebook -> headings, in their order."""
+    table = (root / "docs" / "teaching.md").read_text("utf-8").split("A question")[0]
+    rows = re.findall(r"^\| (\d\d) \|(.*)\|$", table, re.MULTILINE)
+    cells = {number: [number, *row.split("|")] for number, row in rows}
+    return {number: re.findall("“(.+?)”", "".join(row[column] for column in PATHS[minutes])) for number, row in cells.items()}
+
+
+def lecture(minutes: int, root: Path = ROOT) -> nbformat.NotebookNode:
+    """One notebook of the sections of a lecture: without code, unless its cell is tagged "show-code", and without what no
+    audience needs: set-up, checks, widgets, and cells that were skipped for want of data."""
+    cells = []
+    for number, wanted in sections(minutes, root).items():
+        (path,) = (root / "notebooks").glob(f"{number}_*.ipynb")
+        content = nbformat.read(path, as_version=4)
+        describe_figures(content)
+        title = content.cells[0].source.splitlines()[0]
+        cells.append(nbformat.v4.new_markdown_cell(title, metadata={"slideshow": {"slide_type": "slide"}}))
+        inside = False
+        for cell in content.cells:
+            heading = re.match(r"(#{1,3}) (.+)", cell.source) if cell.cell_type == "markdown" else None
+            if heading and (len(heading[1]) < 3 or heading[2] in wanted):
+                inside = heading[2] in wanted
+            if inside and shown(cell):
+                if cell.cell_type == "code" and "show-code" not in cell.metadata.get("tags", []):
+                    cell.source = ""  # its output alone
+                if cell.cell_type == "code" and not any("text/html" in output.get("data", {}) for output in cell.outputs):
+                    cell.metadata["slideshow"] = {"slide_type": "fragment"}  # numbers come under what they are about
+                cells.append(cell)
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def shown(cell: nbformat.NotebookNode) -> bool:
+    """Whether a cell has something to show to an audience."""
+    if cell.metadata.get("slideshow", {}).get("slide_type") == "skip":
+        return False
+    if cell.cell_type != "code":
+        return True
+    text = "".join(output.get("text", "") for output in cell.outputs)
+    return bool(cell.outputs) and "Skipped: " not in text and "widgets." not in cell.source
 
 
 def cut_off(page: str) -> list[str]:
@@ -111,6 +157,7 @@ def check(deck: Path, reveal: str, browser: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, help="files to convert (default: all of notebooks/)")
+    parser.add_argument("--path", type=int, choices=PATHS, help="one deck for a lecture of so many minutes")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "slides", help="folder (default: build/slides)")
     parser.add_argument("--reveal", default=REVEAL, help="address of reveal.js (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="say which slides are cut off; exit with 1 if any is")
@@ -121,11 +168,15 @@ def main(arguments: list[str] | None = None) -> int:
     faults = 0
     exporter = SlidesExporter(exclude_input_prompt=True, exclude_output_prompt=True, **SIZE, reveal_url_prefix=options.reveal)
     options.output.mkdir(parents=True, exist_ok=True)
-    for path in options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
-        content = nbformat.read(path, as_version=4)
+    if options.path:
+        decks = {f"lecture_{options.path}": lecture(options.path)}
+    else:
+        paths = options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
+        decks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
+    for name, content in decks.items():
         describe_figures(content)
         slides, _ = exporter.from_notebook_node(content)
-        target = options.output / f"{path.stem}.slides.html"
+        target = options.output / f"{name}.slides.html"
         target.write_text(slides.replace("</head>", STYLE + "</head>", 1), "utf-8")
         print(target)
         for fault in check(target, options.reveal, browser) if options.check else []:

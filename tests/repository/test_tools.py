@@ -161,6 +161,19 @@ def test_slides_carry_captions_as_alternative_text(tmp_path):
     assert 'class="notes"' in page
 
 
+@pytest.mark.parametrize("minutes", slides.PATHS)
+def test_a_lecture_is_one_deck_of_the_sections_that_teaching_names(minutes):
+    named, deck = slides.sections(minutes), slides.lecture(minutes)
+    nbformat.validate(deck)
+    text = "\n".join(cell.source for cell in deck.cells)
+    assert all(f"# {heading}\n" in text + "\n" for headings in named.values() for heading in headings)
+    assert "# Recap" not in text and "## Before you start" not in text and "assert " not in text
+    assert all("show-code" in cell.metadata.get("tags", []) for cell in deck.cells if cell.cell_type == "code" and cell.source)
+    starts = [cell for cell in deck.cells if cell.metadata["slideshow"]["slide_type"] in ("slide", "subslide")]
+    assert minutes / 2 < len(starts) < 1.3 * minutes, "about one slide a minute"
+    assert set(slides.sections(45)) == set(slides.sections(90)) and len(named) == len(badges.notebook_paths())
+
+
 def test_slides_that_are_cut_off_are_named():
     sizes = [["0/0", "a <b>", 1280, 720], ["1/0", "tall", 1280, 721], ["1/1", "wide", 1300, 300]]
     page = f'<body><pre id="sizes">{html.escape(json.dumps(sizes), quote=False)}</pre></body>'
