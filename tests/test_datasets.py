@@ -358,7 +358,7 @@ def deep_png(path, level):
     [
         (truncated, "truncated"),
         (lambda path: path.write_text("not a picture"), "no kind of picture"),
-        (Path.touch, "no kind of picture"),
+        (Path.touch, "it is empty"),
         (lambda path: None, "No such file"),
         (os.mkfifo, "not a file of bytes"),
         (lambda path: deep_png(path, 4095), "14 or fewer, which Pillow cuts off"),

@@ -198,7 +198,7 @@ NAMES = ["tench, Tinca tinca", "crane", "Bengal", "crane", "0", "7"]
     [
         ("Bengal", 2), ("2", 2), ("Tinca tinca", 0), ("tench, Tinca tinca", 0), ("tench", 0), ("0", 4), ("7", 5),
         ("bengal", "the nearest name is 'Bengal'"), ("tinka tinca", "the nearest name is 'Tinca tinca'"),
-        ("zzz", "No class is named 'zzz'."), ("crane", "names the classes 1, 3"), ("6", "classes 0 to 5"),
+        ("zzz", "No class is named 'zzz'; give its number"), ("crane", "names the classes 1, 3"), ("6", "classes 0 to 5"),
         ("-1", "classes 0 to 5"),
     ],
 )  # fmt: skip

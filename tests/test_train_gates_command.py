@@ -85,7 +85,7 @@ def test_pictures_that_do_not_open_are_named_before_the_first_step_and_left_out(
 def test_ranked_gates_are_cut_on_pictures_that_they_did_not_learn_from(home, tmp_path, capsys):
     train(home, tmp_path, "--steps", "3", "--ranked", "--eps", "0.01")
     said = capsys.readouterr().out
-    assert "7 images, 1 process," in said and "on 2 held-out images" in said
+    assert "7 images, 2 more are held out, 1 process," in said and "on 2 held-out images" in said
     assert "2 images held out are few" in said and "calibrate" not in said
     explainer = DiffMask.load(tmp_path / "test_vit_ranked_gates.safetensors", vit())
     assert explainer.placeholder == "drop" and explainer.context and explainer.cut is not None

@@ -148,7 +148,8 @@ def find_class(text: str, names: Sequence[str]) -> int:
         raise ValueError(f"There is no class {text}: this ViT has classes 0 to {len(names) - 1}.")
     words = {part.lower(): part for name in names for part in (name, *name.split(", "))}
     near = difflib.get_close_matches(text.lower(), words, 1)
-    raise ValueError(f"No class is named {text!r}" + (f"; the nearest name is {words[near[0]]!r}." if near else "."))
+    advice = f"the nearest name is {words[near[0]]!r}" if near else "give its number, or the classes' names with --names"
+    raise ValueError(f"No class is named {text!r}; {advice}.")
 
 
 # The work

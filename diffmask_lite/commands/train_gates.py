@@ -135,7 +135,8 @@ def run(options: argparse.Namespace) -> None:
         how = f"{team.size} process{'es' if team.size > 1 else ''}, {'bfloat16' if autocast else 'float32'}"
         start = f"going on from {checkpoint}" if checkpoint.exists() else f"checkpoints go to {checkpoint}"
         print(models.summary(vit))
-        print(f"{len(data)} images, {how}; {start}", flush=True)
+        held = f", {len(held_out)} more are held out" if held_out is not None else ""
+        print(f"{len(data)} images{held}, {how}; {start}", flush=True)
     if options.ranked:
         settings = settings | {"objective": teach(vit, data, options.batch, progress=team.main)}
     if options.lr is not None:

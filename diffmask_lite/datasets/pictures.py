@@ -58,6 +58,7 @@ def _open(path: Path, channels: int) -> tuple[Image.Image | np.ndarray, list[str
                 return _eight_bits(image, said), said
     except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to: SyntaxError, struct.error, …
         why = "its bytes are no kind of picture known here" if isinstance(error, UnidentifiedImageError) else reason(error)
+        why = "it is empty" if os.path.isfile(path) and os.path.getsize(path) == 0 else why
         raise ValueError(f"{path} cannot be read as an image ({why}).") from error
 
 
