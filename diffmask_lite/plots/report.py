@@ -71,7 +71,7 @@ def explained(
     rule = rule or f"above {float(result.threshold):g}"
     for ax, title, label in (
         (left, "photograph", part),
-        (middle, soft, f"the ViT gets {height} × {width} pixels"),
+        (middle, soft, f"the ViT gets {height} × {width} px"),
         (right, f"hard mask, {rule}", share),
     ):
         ax.set_title(wrap(title, 2.4))
