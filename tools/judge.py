@@ -1,6 +1,6 @@
 """Try one handed-in exercise; tools/handout.py starts it, in a process of its own, because the code is not ours.
 
-    python tools/judge.py job.json verdict.json
+    python tools/judge.py job.json verdict.txt
 
 The job names the course's imports, the definitions handed in, the function and its checker. Where there is no verdict the code
 has ended Python, or it ran too long: then late.txt says where it was.
