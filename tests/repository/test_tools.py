@@ -1,12 +1,15 @@
 """The upkeep tools, on a small copy of the repository and on a notebook of a few cells."""
 
 import base64
-import html
-import json
+import io
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import tarfile
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -148,17 +151,62 @@ def test_normalise_takes_out_what_differs_from_run_to_run():
     assert cell.outputs[0].data == {"text/plain": "interactive(…)"}
 
 
-def test_slides_carry_captions_as_alternative_text(tmp_path):
-    figure = CODE("show()", metadata={"slideshow": {"slide_type": "slide"}})
-    figure.outputs = [nbformat.v4.new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"})]
-    caption = MARKDOWN('**Figure.** A "cat",\nits patches bright.', metadata={"slideshow": {"slide_type": "notes"}})
-    path = stored(tmp_path, MARKDOWN("# Cat"), figure, caption, name="00_cat")
+# What a deck asks of reveal.js and MathJax, as packages of npm.
+STUBS = {
+    "dist/reveal.css": "",
+    "dist/theme/white.css": "",
+    "dist/theme/sky.css": "@import url(https://example.org/font.css)",
+    "plugin/notes/notes.js": "window.RevealNotes = {};",
+    "es5/tex-svg-full.js": "MathJax.startup = {promise: Promise.resolve()};",
+    "dist/reveal.js": """window.Reveal = {on() {}, initialize() {
+        document.querySelector(".reveal").classList.add("ready");
+        if (!location.search) return;
+        for (const slide of document.querySelectorAll("section section")) {
+            slide.insertAdjacentHTML("afterbegin", '<p class="pdf-page"></p>');
+        }
+    }};""",
+}
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """An archive of each package, so that nothing is fetched."""
+    monkeypatch.setattr(slides, "CACHE", tmp_path / "npm")
+    (tmp_path / "npm").mkdir()
+    for name in slides.LIBRARIES:
+        with tarfile.open(tmp_path / "npm" / f"{name}.tgz", "w:gz") as archive:
+            for path, text in STUBS.items():
+                member = tarfile.TarInfo(f"package/{path}")
+                member.size = len(text.encode())
+                archive.addfile(member, io.BytesIO(text.encode()))
+
+
+def of_kind(kind, cell):
+    cell.metadata["slideshow"] = {"slide_type": kind}
+    return cell
+
+
+def drawn(kind, *, data=PIXEL):
+    cell = of_kind(kind, CODE("show()"))
+    cell.outputs = [nbformat.v4.new_output("display_data", {"image/png": data, "text/plain": "<Figure>"})]
+    return cell
+
+
+def test_slides_carry_captions_as_alternative_text_and_their_sections_title(tmp_path, packages):
+    caption = of_kind("notes", MARKDOWN('**Figure.** A "cat",\nits patches bright.'))
+    path = stored(
+        tmp_path,
+        of_kind("slide", MARKDOWN("# Predict first: a cat\n\n[![Colab](https://a.org/b.svg)](https://a.org)")),
+        drawn("slide"),
+        caption,
+        name="00_cat",
+    )
     assert slides.main([str(path), "--output", str(tmp_path)]) == 0
     page = (tmp_path / "00_cat.slides.html").read_text("utf-8")
-    assert "slide.scrollHeight <= 720" in page, "what is too tall must shrink"
     assert page.count("<img") == 1 and PIXEL in page
     assert "its patches bright." in page.split("<img", 1)[1].split(">", 1)[0]
     assert 'class="notes"' in page
+    assert page.count("<section") == 4 and page.count("<h2") == 1 and ">A cat<" in page.split("<h2", 1)[1]
 
 
 @pytest.mark.parametrize("minutes", slides.PATHS)
@@ -168,37 +216,81 @@ def test_a_lecture_is_one_deck_of_the_sections_that_teaching_names(minutes):
     text = "\n".join(cell.source for cell in deck.cells)
     assert all(f"# {heading}\n" in text + "\n" for headings in named.values() for heading in headings)
     assert "# Recap" not in text and "## Before you start" not in text and "assert " not in text
-    assert all("show-code" in cell.metadata.get("tags", []) for cell in deck.cells if cell.cell_type == "code" and cell.source)
-    starts = [cell for cell in deck.cells if cell.metadata["slideshow"]["slide_type"] in ("slide", "subslide")]
-    assert minutes / 2 < len(starts) < 1.3 * minutes, "about one slide a minute"
+    code = [cell for cell in deck.cells if cell.cell_type == "code" and cell.source]
+    assert code and all("show-code" in cell.metadata.get("tags", []) for cell in code)
     assert set(slides.sections(45)) == set(slides.sections(90)) and len(named) == len(badges.notebook_paths())
+    table = (slides.ROOT / "docs" / "teaching.md").read_text("utf-8").split("A question")[0]
+    rows = [row.split("|") for row in re.findall(r"^\| \d\d \|.*$", table, re.MULTILINE)]
+    assert sum(int(row[2 * len(slides.PATHS[minutes]) + 1]) for row in rows) <= minutes
+
+    seen = [cell for cell in deck.cells if slides.kind_of(cell) != "notes"]
+    starts = [cell for cell in seen if slides.kind_of(cell) == "slide"]
+    assert minutes / 2 < len(starts) <= minutes, "at most one slide a minute"
+    assert all(re.search("^#{1,3} ", cell.source, re.MULTILINE) for cell in starts), "a slide without a title"
+    asked = [after for cell, after in pairwise(seen) if "**Predict first" in cell.source]
+    assert len(asked) > 4 and all(slides.kind_of(cell) == "slide" for cell in asked), "a question beside its answer"
 
 
-def test_slides_that_are_cut_off_are_named():
-    sizes = [["0/0", "a <b>", 1280, 720], ["1/0", "tall", 1280, 721], ["1/1", "wide", 1300, 300]]
-    page = f'<body><pre id="sizes">{html.escape(json.dumps(sizes), quote=False)}</pre></body>'
-    assert [fault.split(" is ")[0] for fault in slides.cut_off(page)] == ["slide 1/0", "slide 1/1"]
-    with pytest.raises(RuntimeError, match="--reveal"):
-        slides.cut_off("<body></body>")
+def test_a_lectures_slides_hold_what_belongs_together_and_fits():
+    def numbers():
+        return CODE("", outputs=[nbformat.v4.new_output("stream", text="1\n2\n")])
+
+    def prose():
+        return MARKDOWN("A line of words. " * 60)
+
+    ask, note = MARKDOWN("**Predict first.** How many?"), of_kind("notes", MARKDOWN("Two."))
+    cells = [MARKDOWN("## One"), prose(), numbers(), prose(), MARKDOWN("## Two"), ask, numbers(), note]
+    slides.fill_slides(cells)
+    marks = {"slide": "S", "-": "-", "notes": "n"}
+    assert "".join(marks[slides.kind_of(cell)] for cell in cells) == "S--SS-Sn"
+
+    png = base64.b64encode(bytes(16) + struct.pack(">II", 900, 90)).decode()  # a PNG up to its width and height
+    first, second, caption = drawn("slide", data=png), drawn("slide", data=png), MARKDOWN("**Figure.** A")
+    slides.describe_figures(nbformat.v4.new_notebook(cells=[first, caption, second, MARKDOWN(caption.source)]))
+    cells = [MARKDOWN("## One"), first, second]
+    slides.fill_slides(cells)
+    assert [slides.kind_of(cell) for cell in cells] == ["slide", "-", "slide"], "a figure with its title, and two apart"
+    assert slides.tall(first) == 30 + 128, "code is a line, a figure is as wide as its slide"
 
 
-# What the check asks of reveal.js, for a deck without vertical slides.
-REVEAL = """
-const all = () => [...document.querySelectorAll(".slides section section")];
-window.Reveal = {
-    initialize() {}, addEventListener() {}, slide() {},
-    getSlides: all, getIndices: (slide) => ({h: all().indexOf(slide)}),
-};
-"""
+def test_a_deck_asks_no_network_for_anything(tmp_path, packages):
+    assert slides.main(["--path", "45", "--output", str(tmp_path / "deck")]) == 0
+    page = (tmp_path / "deck" / "lecture_45.slides.html").read_text("utf-8")
+    asking = r"""<(?:script|img)[^>]* src="([^"]{,99})|<link[^>]* href="([^"]*)|@import([^;]*)|url\(([^)]{,99})"""
+    loaded = re.findall(asking, page)
+    loaded = [address for found in loaded for address in found if address and not address.startswith("data:")]
+    assert len(loaded) >= 5 and not [address for address in loaded if not (tmp_path / "deck" / address).is_file()]
+    assert "import " not in "".join(re.findall("<script.*?</script>", page, re.DOTALL))
+    assert not list((tmp_path / "deck").rglob("sky.css")), "other themes ask a network for fonts"
+
+
+def test_a_deck_without_its_packages_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "CACHE", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="install npm"):
+        slides.libraries(tmp_path / "deck")
+
+
+def test_faults_of_a_deck_are_named():
+    def page(*slides):
+        return '<div class="reveal slide ready">' + "".join(f'<section class="present" data-size="{s}">' for s in slides)
+
+    deck = page('1280x720" data-name="a &lt;b', '1280x721" data-name="tall', '1300x300" data-name="wide', '9x9" data-name="')
+    count, found = slides.faults(deck + '<g data-mjx-error="no \\x">')
+    assert count == 4 and [fault.split(" ")[1] for fault in found] == ["formula", "2", "3", "4"]
+    for broken in ("<body></body>", deck.replace(" ready", "")):
+        with pytest.raises(RuntimeError, match="did not start"):
+            slides.faults(broken)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, slides.BROWSERS)), reason="Skipped: no Chromium or Chrome; install one")
-def test_browser_measures_slides(tmp_path, capsys):
-    (tmp_path / "dist").mkdir()
-    (tmp_path / "dist" / "reveal.js").write_text(REVEAL)
-    kind = {"slideshow": {"slide_type": "slide"}}
-    long = MARKDOWN("# Long\n\n" + "A line.\n\n" * 100, metadata=kind)
-    path = stored(tmp_path, MARKDOWN("# Short", metadata=kind), long)
-    assert slides.main([str(path), "--check", "--output", str(tmp_path), "--reveal", tmp_path.as_uri()]) == 1
-    _, *faults = capsys.readouterr().out.splitlines()
-    assert len(faults) == 1 and "slide 1/0" in faults[0] and faults[0].endswith("Long")
+def test_browser_measures_slides(tmp_path, packages, capsys):
+    long, wide = MARKDOWN("# Long\n\n" + "A line.\n\n" * 100), MARKDOWN("# Shrunk\n\n" + "A line.\n\n" * 12)
+    path = stored(tmp_path, *(of_kind("slide", cell) for cell in (MARKDOWN("# Short"), long, wide, MARKDOWN("No title"))))
+    content = nbformat.read(path, as_version=4)
+    content.cells.insert(0, of_kind("slide", MARKDOWN("Nothing above it")))
+    nbformat.write(content, path)
+    assert slides.main([str(path), "--check", "--output", str(tmp_path)]) == 1
+    _, count, *faults = capsys.readouterr().out.splitlines()
+    assert count == "  5 slides, 2 faults"
+    assert [fault.split()[1] for fault in faults] == ["1", "3"] and faults[1].endswith("Long")
