@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from .gates import Cut, Gate, PublishedGate, log_odds, log_open, normalise, standardised
+from .gates import Gate, PublishedGate, log_odds, log_open, normalise
 from .vit import anatomy, guest, mean_patch, observe, predict, weigh_tokens
 from .vit.direct import class_direction, observe_carried
 from .vit.head import chosen_classes, kl_divergence, log_odds_slope, same_answer
@@ -22,7 +22,7 @@ from .vit.inputs import require_finite, require_images, require_logits, require_
 from .vit.removal import predict_unchecked
 from .vit.storage import fingerprint, load_tensors, same_weights, save_tensors
 
-OPTIONS = ("hidden", "normalise", "per_class", "context", "class_aware", "published")  # of `DiffMask`, that a file holds
+OPTIONS = ("hidden", "normalise", "class_aware", "published")  # of `DiffMask`, that a file holds
 CARRIED = 4  # last blocks whose attention class-aware gates follow; more cost more, and on our ViT add little
 PLACEHOLDERS = ("mean", "zero", "learned", "drop")
 
@@ -65,19 +65,12 @@ class DiffMask(nn.Module):
         tokens missing this is the gentlest removal, and its gradient says far more of what a patch is worth.
     hidden: width of each gate's hidden layer, by default D / 8 (the authors: D / 4), so that gates cost little beside the
         ViT, but 48 where D < 192: with 16 hidden units the gates learn the colour grid more slowly.
-    per_class: whether each gate has an output for every class, mixed by the ViT's prediction; see `Gate`. The published gates
-        have one output for all.
-    context: whether each gate also reads what the ViT makes of the whole image at its depth: the class token, or the mean
-        over the patches where the head does not read one. Not published.
-    class_aware: whether gates also read what the ViT makes of the whole image, and know the class that is explained: the
-        direction in which the head finds it, and what attention carries of each patch along it; see `Gate` and `vit.direct`.
-        Not published.
+    class_aware: whether gates also read what the ViT makes of the whole image at their depth (the class token, or the mean over
+        the patches where the head does not read one), and know the class that is explained: the direction in which the head
+        finds it, and what attention carries of each patch along it; see `Gate` and `vit.direct`. Not published.
     normalise: whether gates read normalised hidden states. False is as published, kept for comparison.
     published: take the authors' gates, `PublishedGate`, with D / 4 hidden units; kept for comparison.
     seed: of the gates' first weights.
-
-    Gates that learned to rank say which patch comes before which; how far down that order an image is kept, `calibrate`
-    can settle afterwards: it sets the attribute `cut`, a `Cut`, which `save` stores. Until then `cut` is None.
 
     The state dict, the parameters and `train()` are those of the gates and the placeholder alone.
     """
@@ -90,19 +83,13 @@ class DiffMask(nn.Module):
         normalise: bool = True,
         seed: int = 0,
         *,
-        per_class: bool = False,
-        context: bool = False,
         class_aware: bool = False,
         published: bool = False,
     ):
         super().__init__()
-        if per_class + class_aware > 1 or (published and (per_class or class_aware or context)):
-            raise ValueError("Gates are published, per_class or class_aware, and the published read no context: choose one.")
-        self.shape, self.per_class, self.context = anatomy(vit, refresh=True), per_class, context or class_aware
-        if per_class and self.shape.multilabel:
-            raise ValueError("per_class mixes by one class distribution, which a multi-label ViT lacks; use class_aware.")
-        self.class_aware, self.published = class_aware, published
-        self.cut: Cut | None = None  # see `explain`
+        if published and class_aware:
+            raise ValueError("The published gates know no class: choose published or class_aware.")
+        self.shape, self.class_aware, self.published = anatomy(vit, refresh=True), class_aware, published
         self._guest = (vit,)  # a tuple hides it from nn.Module, which would adopt it as a submodule
         width = self.shape.width
         self.normalise = normalise
@@ -128,10 +115,9 @@ class DiffMask(nn.Module):
         if self.class_aware:
             with observe_carried(vit):  # refused now, where it cannot be had
                 pass
-        kind = {"classes": self.shape.classes if self.per_class else None, "context": self.context}
         for i in range(self.shape.states):
             blocks = min(CARRIED, self.shape.depth) if self.class_aware and i + 1 == self.shape.states else 0
-            yield Gate(width, hidden, **kind, class_aware=self.class_aware, blocks=blocks)
+            yield Gate(width, hidden, class_aware=self.class_aware, blocks=blocks)
 
     @property
     def vit(self) -> nn.Module:
@@ -174,7 +160,7 @@ class DiffMask(nn.Module):
             if i == 0:
                 embedding.append(state)
             context = None
-            if self.context:  # what the head will read; at h_0, where no token holds it yet, and in pooling ViTs the mean
+            if self.class_aware:  # what the head will read; at h_0, where no token holds it yet, and in pooling ViTs the mean
                 context = ready(tokens[:, 0]) if i and self.shape.class_tokens else state.mean(1)
             with torch.set_grad_enabled(learning):
                 hidden.append(self.gates[i].encode(embedding[0], state, context))
@@ -190,8 +176,6 @@ class DiffMask(nn.Module):
                 wanted = log_odds_slope(prediction, chosen_classes(prediction, target, self.shape.multilabel))
                 known, carried = {"direction": class_direction(self.vit, wanted.float())}, self._scaled(seen.paths(wanted))
         pairs = zip(self.gates, hidden, strict=False)
-        if self.per_class:
-            known = {"p": prediction.float().softmax(-1)}
         logits = [gate.score(h, **known, carried=None if gate.carried is None else carried) for gate, h in pairs]
         return prediction, torch.stack(logits, dim=1)
 
@@ -206,8 +190,6 @@ class DiffMask(nn.Module):
     ) -> Explanation:
         """Predict which patches are enough to keep the ViT's prediction, in one forward pass of the ViT, deterministically.
 
-        With a `cut`, the score is standardised in each image, less the image's cut, and the mask is its sigmoid: a patch is
-        kept if it lies more than so many standard deviations above the mean of its image.
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
         depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}. The ViT then makes no prediction, so
             gates that know the class take no depth. What a depth is worth: `experiments/depth.py`.
@@ -232,9 +214,6 @@ class DiffMask(nn.Module):
         log_mask = each.sum(1).unflatten(1, self.shape.grid)  # a patch stays only if every layer keeps it
         score, layers = log_odds(log_mask), each.exp().unflatten(2, self.shape.grid)
         mask = log_mask.exp()
-        if self.cut is not None:
-            score = standardised(score) - self.cut(score, prediction, self.shape.multilabel)[:, None, None]
-            mask = score.sigmoid()
         require_finite(score, prediction)
         return Explanation(mask, mask > threshold, layers, prediction, threshold, score, self.shape.multilabel)
 
@@ -248,10 +227,8 @@ class DiffMask(nn.Module):
                 )
 
     def _require_depth(self, depth: int) -> None:
-        if self.per_class or self.class_aware:
+        if self.class_aware:
             raise ValueError("These gates know the class and need the whole prediction; leave depth out.")
-        if self.cut is not None and self.cut.weights:
-            raise ValueError("The cut of these gates reads the whole prediction; leave depth out.")
         if not isinstance(depth, int) or not 0 <= depth <= self.shape.depth:
             raise ValueError(f"depth is a number of blocks, 0 … {self.shape.depth}, but it is {depth}.")
 
@@ -284,22 +261,22 @@ class DiffMask(nn.Module):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write gates and placeholder as safetensors, replacing an older file in one step."""
-        cut = None if self.cut is None else [self.cut.offset, *self.cut.weights]
-        save_tensors(path, self.state_dict(), self.config() | {"cut": cut})
+        save_tensors(path, self.state_dict(), self.config())
 
     @classmethod
     def load(cls, path: str | os.PathLike, vit: nn.Module, same_vit: bool = True) -> DiffMask:
         """Read what `save` wrote. Raises `ValueError` if the file is broken, or its gates are for another ViT, and
         `FileNotFoundError` if there is none.
 
-        same_vit=False also takes gates trained on other weights of the same shape, for a warm start, and on another head,
-        unless they have an output for each class. Their cut does not come along: `calibrate` it anew.
+        same_vit=False also takes gates trained on other weights of the same shape, for a warm start, and on another head.
         """
         tensors, config = load_tensors(path)
         if config.get("kind") != "diffmask":
             raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
         if missing := {"placeholder", "shape", "vit"} - config.keys():
             raise ValueError(f"{path} does not say what it must of its gates ({', '.join(sorted(missing))}); save it again.")
+        if config.get("cut") or config.get("per_class") or (config.get("context") and not config.get("class_aware")):
+            raise ValueError(f"{path} holds gates of a kind that is no longer made; train class-aware ones in their place.")
         hidden = config.get("hidden")
         if hidden and not any(hidden in tensor.shape for tensor in tensors.values()):  # before memory is taken for them
             raise ValueError(f"{path} holds no gates of {hidden} hidden units, as it claims to; save it again.")
@@ -308,7 +285,7 @@ class DiffMask(nn.Module):
         explainer = cls(vit, placeholder, **kind)
         mine = explainer.config()
         for key in dict.fromkeys([*mine["shape"], *config["shape"]]):
-            if key in ("classes", "multilabel") and not same_vit and not explainer.per_class:
+            if key in ("classes", "multilabel") and not same_vit:
                 continue
             was, now = (shape.get(key, False) for shape in (config["shape"], mine["shape"]))
             if was != now:
@@ -327,7 +304,4 @@ class DiffMask(nn.Module):
             raise ValueError(
                 f"{path} lacks tensors of a DiffMask ({' '.join(str(error).split()[-3:])}); save it again."
             ) from error
-        cut = config.get("cut")
-        if cut is not None and same:  # a number, where all images have the same cut
-            explainer.cut = Cut(cut) if isinstance(cut, float | int) else Cut(cut[0], tuple(cut[1:]))
         return explainer

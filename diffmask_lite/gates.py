@@ -1,4 +1,4 @@
-"""The hard-concrete distribution, the gate that reads a hidden state, and the cut in what gates say.
+"""The hard-concrete distribution, and the gate that reads a hidden state.
 
 A gate is a random number z in [0, 1] that is exactly 0 with a probability that has a gradient: a binary concrete variable s
 (Maddison et al., 2017; Jang et al., 2017), stretched to (LEFT, RIGHT) and cut off at 0 and 1 (Louizos et al., 2018).
@@ -7,7 +7,6 @@ A gate is a random number z in [0, 1] that is exactly 0 with a probability that 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +58,10 @@ class Gate(nn.Module):
     Give it hidden states that went through `normalise`. The hidden states of a trained ViT differ in scale from layer to layer
     and from patch to patch. As they are, a few large ones saturate the tanh, and the gates shut for good early in training.
 
-    classes: give the gate an output for each class, mixed by the probabilities p that the ViT predicts. A fur-like patch can
-    then be kept in what is taken for a cat and removed from what is taken for a truck. One output can hardly say both.
-    context: let the gate also read c_i, what the ViT makes of the whole image at that depth: [h_0 ; h_i ; c_i]. Whether one
-    more patch of fur is needed depends on what else is there, and a patch does not see the others as the head does.
-    class_aware: context, and a last layer that turns with the direction u in which the head finds the class:
-    (w + A u) · hidden. It does what outputs for each class do, but fits any head, and any class can be asked about.
+    class_aware: let the gate also read c_i, what the ViT makes of the whole image at that depth: [h_0 ; h_i ; c_i]. And let its
+    last layer turn with the direction u in which the head finds the class: (w + A u) · hidden. A fur-like patch can then be
+    kept in what is taken for a cat and removed from what is taken for a truck. It fits any head, and any class can be asked
+    about.
     blocks: for the last gate, of how many blocks it also reads what attention carries of the patch along u
     (`vit.direct.Carried.paths`); it adds a weighted sum of them.
     """
@@ -74,14 +71,12 @@ class Gate(nn.Module):
         width: int,
         hidden: int,
         bias: float = 5.0,
-        classes: int | None = None,
-        context: bool = False,
         class_aware: bool = False,
         blocks: int = 0,
     ):
         super().__init__()
-        self.first = nn.Linear((3 if context or class_aware else 2) * width, hidden)
-        self.last = nn.Linear(hidden, classes or 1)
+        self.first = nn.Linear((3 if class_aware else 2) * width, hidden)
+        self.last = nn.Linear(hidden, 1)
         nn.init.constant_(self.last.bias, bias)  # start with every patch kept
         self.turn = nn.Linear(width, hidden, bias=False) if class_aware else None
         if class_aware:
@@ -105,25 +100,13 @@ class Gate(nn.Module):
         hidden = F.linear(embedding, w_0) + F.linear(state, w_i, self.first.bias)
         return torch.tanh(hidden if context is None else hidden + F.linear(context, w_c)[:, None])
 
-    def score(
-        self,
-        hidden: Tensor,
-        p: Tensor | None = None,
-        direction: Tensor | None = None,
-        carried: Tensor | None = None,
-    ) -> Tensor:
-        """Return logits (B, N) from the hidden layer.
-
-        p: (B, classes), for a gate with classes. To mix the outputs by p is to mix their weights, so an image has one weight
-        vector, however many classes there are. direction: u (B, D), for a gate that is class-aware; carried: (B, blocks, N).
-        """
-        weight, bias = self.last.weight, self.last.bias  # (classes or 1, hidden), (classes or 1,)
-        if p is not None:
-            weight, bias = (p[..., None] * weight).sum(1, keepdim=True), (p * bias).sum(1, keepdim=True)
+    def score(self, hidden: Tensor, direction: Tensor | None = None, carried: Tensor | None = None) -> Tensor:
+        """Return logits (B, N) from the hidden layer; for a class-aware gate, direction: u (B, D), carried: (B, blocks, N)."""
+        weight = self.last.weight  # (1, hidden)
         if direction is not None:
             weight = (weight + F.linear(direction, self.turn.weight))[:, None]  # (B, 1, hidden)
         # No matrix product, which autocast would round: logits in bfloat16 have ties where gates are to rank.
-        logits = (hidden.float() * weight).sum(-1) + bias
+        logits = (hidden.float() * weight).sum(-1) + self.last.bias
         return logits if carried is None else logits + (carried.float() * self.carried[:, None]).sum(1)
 
 
@@ -143,51 +126,3 @@ class PublishedGate(Gate):
     def score(self, hidden: Tensor, **known: Tensor | None) -> Tensor:
         """Return logits (B, N) from the hidden layer; these gates know nothing else."""
         return self.SCALE * torch.tanh(super().score(hidden)) + self.offset
-
-
-def standardised(score: Tensor) -> Tensor:
-    """Return score (B, h, w) minus its mean in each image, in units of its standard deviation there; 0 where it is constant."""
-    spread = score.std((1, 2), keepdim=True)
-    return (score - score.mean((1, 2), keepdim=True)) / spread.clamp(min=1e-6)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How far down its order an image is kept: the cut in its standardised score, a weighted sum of `Cut.features`."""
-
-    offset: float
-    weights: tuple[float, ...] = ()  # one a feature; none where all images have the same cut
-
-    def __post_init__(self):
-        if not all(map(math.isfinite, (self.offset, *self.weights))):
-            raise ValueError("A cut must be made of finite numbers; learn it again with `calibrate`.")
-
-    RANKS = (0.0, 0.03, 0.08, 0.16, 0.25, 0.4, 0.63, 1.0)  # places in the order, as shares of it
-
-    def __call__(self, score: Tensor, logits: Tensor | None, multilabel: bool = False) -> Tensor:
-        """Return the cut of each image, (B,), in standard deviations above the mean; score (B, h, w), logits (B, classes)."""
-        if not self.weights:
-            return score.new_full((len(score),), self.offset)
-        return self.features(score, logits, multilabel) @ score.new_tensor(self.weights) + self.offset
-
-    @classmethod
-    def features(cls, score: Tensor, logits: Tensor, multilabel: bool = False) -> Tensor:
-        """Return what is looked at to see how much of an image is needed, (B, 13).
-
-        Of the prediction, its log-odds and its entropy; of a multi-label one, those of all labels together. Of the score, the
-        logarithm of its spread, its skewness and the logarithm of its kurtosis, and the standardised scores at the places
-        `RANKS` of the order.
-        """
-        logits = logits.float()
-        if multilabel:  # a two-class problem for each label
-            log_p = torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], -1)  # (B, labels, 2)
-        else:
-            log_p = logits.log_softmax(-1)[:, None]  # (B, 1, classes)
-        sure = log_odds(log_p.amax(-1).sum(-1)).clamp(max=20)
-        entropy = -(log_p.exp() * log_p).sum(-1).sum(-1)
-        flat = standardised(score).flatten(1)
-        places = [round(share * (flat.shape[1] - 1)) for share in cls.RANKS]
-        ordered = flat.sort(1, descending=True).values[:, places]
-        spread = score.flatten(1).std(1).clamp(min=1e-6).log()
-        moments = [flat.pow(3).mean(1), flat.pow(4).mean(1).clamp(min=1e-6).log()]
-        return torch.cat([torch.stack([sure, entropy, spread, *moments], 1), ordered], 1)

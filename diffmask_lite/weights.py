@@ -27,16 +27,18 @@ def _plain(size: int, patch: int, width: int, depth: int, heads: int, mean: tupl
     return {"model_name": "vit_tiny_patch16_224", **shape, "num_classes": 10, "pretrained_cfg_overlay": cfg}
 
 
-_PAIR = _plain(32, 4, width=160, depth=6, heads=5, mean=CIFAR10.mean, std=CIFAR10.std)
-# Our ViTs, as arguments of `timm.create_model`; `experiments/train_vit.py` trains them. The last two are a pair: the same but
-# for the missing patches that the one met in its training, and the other did not. The other does not ship.
+# Our ViTs, as arguments of `timm.create_model`; `experiments/train_vit.py` trains them. The last two differ in one thing: the
+# first met missing patches in its training, and the second did not. The second does not ship.
+_CIFAR10 = _plain(32, 4, width=160, depth=6, heads=5, mean=CIFAR10.mean, std=CIFAR10.std)
 ARCHITECTURES = {
     "grid": _plain(48, 16, width=64, depth=4, heads=4, mean=(0.5,) * 3, std=(0.5,) * 3),
-    "cifar10": _plain(32, 4, width=128, depth=6, heads=4, mean=CIFAR10.mean, std=CIFAR10.std),
-    "cifar10_masked": _PAIR,
-    "cifar10_whole": _PAIR,
+    "cifar10": _CIFAR10,
+    "cifar10_whole": _CIFAR10,
 }
-NAMES = ("grid", "cifar10", "cifar10_masked")  # those that ship
+NAMES = ("grid", "cifar10")  # those that ship
+# Kinds of gates -> what their files are named. All learned the constraint: on photographs "diffmask" after an order of the
+# patches, "plain" from scratch, and "published" from scratch with the settings of the authors' code.
+KINDS = {"diffmask": "gates", "plain": "plain_gates", "published": "published_gates"}
 
 
 # Our own files
@@ -49,33 +51,31 @@ def folder() -> Path:
 
 
 def pretrained(
-    name: str, root: str | os.PathLike | None = None, *, plain: bool = False, seed: int = 0
+    name: str, root: str | os.PathLike | None = None, *, kind: str = "diffmask", seed: int = 0
 ) -> tuple[nn.Module, DiffMask]:
     """Return (vit, explainer) of a name in `NAMES`, on the CPU and in eval mode.
 
-    "cifar10" is the ViT of the course. "cifar10_masked" is larger and was trained for longer; its gates are class-aware, and
-    give each image a mask of its own size.
-
-    plain: gates that learned the constraint alone, with one output for all classes; the grid's always are. seed: of the
-        gates' training; there are 0, 1 and 2 for CIFAR-10, of plain gates 0 alone, and 0 for the grid.
+    kind: which gates, one of `KINDS`; the grid has "diffmask" alone. seed: of their training; there are 0, 1 and 2 for
+        CIFAR-10, and 0 for the grid.
     root: a folder with the files and a manifest, by default the one that comes with the package.
     Raises `FileNotFoundError` or `ValueError` naming the file and the command that makes it, where it is missing or altered.
     """
     if name not in NAMES:
         raise ValueError(f"There are no weights {name!r}; there are {', '.join(NAMES)}.")
     vit = load_vit(shipped(f"{name}_vit.safetensors", root), name)
-    kind = "plain_gates" if plain and name != "grid" else "gates"
     return vit, DiffMask.load(shipped(gates_file(name, kind, seed), root), vit).eval()
 
 
-def gates_file(name: str, kind: str = "gates", seed: int = 0) -> str:
-    """Return the name of a file of gates; kind: "gates", "plain_gates", or for a ViT of one's own "ranked_gates"."""
-    return f"{name}_{kind}{f'_{seed}' if seed else ''}.safetensors"
+def gates_file(name: str, kind: str = "diffmask", seed: int = 0) -> str:
+    """Return the name of a file of gates of a kind in `KINDS`."""
+    if kind not in KINDS:
+        raise ValueError(f"There are no gates of kind {kind!r}; there are {', '.join(KINDS)}.")
+    return f"{name}_{KINDS[kind]}{f'_{seed}' if seed else ''}.safetensors"
 
 
-def seeds_of(name: str, kind: str = "gates", root: str | os.PathLike | None = None) -> list[int]:
+def seeds_of(name: str, kind: str = "diffmask", root: str | os.PathLike | None = None) -> list[int]:
     """Return the seeds of which the manifest has gates, ascending."""
-    found = (re.fullmatch(rf"{name}_{kind}(?:_(\d+))?\.safetensors", file) for file in manifest(root))
+    found = (re.fullmatch(rf"{name}_{KINDS[kind]}(?:_(\d+))?\.safetensors", file) for file in manifest(root))
     return sorted(int(match[1] or 0) for match in found if match)
 
 

@@ -30,14 +30,3 @@ def augmented(images: Tensor, draw: torch.Generator) -> Tensor:
     images = grey + (images - grey) * saturation
     centre = images.mean((1, 2, 3), keepdim=True)
     return centre + (images - centre) * contrast + brightness
-
-
-def shifted(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Shift each image by up to 4 pixels and mirror half of them; (B, 3, S, S) -> the same."""
-    count, size, device = len(images), images.shape[-1], images.device
-    wide = F.pad(images, (4, 4, 4, 4), mode="reflect")
-    shift = torch.randint(0, 9, (2, count, 1), generator=draw, device=device) + torch.arange(size, device=device)
-    mirror = torch.rand(count, 1, generator=draw, device=device) < 0.5
-    columns = torch.where(mirror, shift[1].flip(1), shift[1])
-    image, channel = (torch.arange(n, device=device) for n in (count, images.shape[1]))
-    return wide[image.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), shift[0][:, None, :, None], columns[:, None, None, :]]

@@ -31,8 +31,8 @@ from diffmask_lite.vit.randomness import stream
 from manifest import command
 from tables import save, wide
 
-DIFFMASK, PLAIN, BLUR = "diffmask", "diffmask_plain", "blurred "
-GATE_KINDS = {DIFFMASK: "gates", PLAIN: "plain_gates"}  # which files are whose; see `weights.gates_file`
+DIFFMASK, BLUR = "diffmask", "blurred "
+GATE_KINDS = {DIFFMASK: "diffmask", "diffmask_plain": "plain", "diffmask_published": "published"}  # in `weights.KINDS`
 BASELINES = ("random", "centre")
 # A method that gains by blurring, or loses nothing, owes nothing to detail: is smoothness alone what makes a map win?
 BLURRED = (DIFFMASK, "gradient_attention", "leave_one_out")
@@ -46,7 +46,7 @@ BATCH = 50  # images a method is given at once
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: a ViT, gates of several seeds (of "diffmask", and "diffmask_plain" if there are some), and images."""
+    """What is measured: a ViT, gates of several seeds, by kind, and images."""
 
     name: str
     vit: nn.Module
@@ -230,7 +230,7 @@ class Comparison:
     def equal_size(self, method: str) -> Tensor:
         """Return masks bool (S, D, n, h, w): as many patches as gates s of "diffmask" keep, the best ones by the map of draw d.
 
-        Of gates it is the masks that they show, so those of "diffmask_plain" have sizes of their own.
+        Of gates it is the masks that they show, so those of other kinds have sizes of their own.
         """
         if method in GATE_KINDS:
             return self.explained(method)["keep"][:, None]

@@ -1,7 +1,6 @@
 """Are hard masks better than luck? Every kind of gates, and its strongest rivals, beside random and moved masks of their size.
 
-    python experiments/luck.py cifar10_masked        some 20 minutes of one core
-    python experiments/luck.py cifar10
+    python experiments/luck.py cifar10        some 25 minutes of one core
     python experiments/luck.py grid
 
 Writes data/results/NAME_luck.csv, a row a method, twin and metric (`faithfulness.luck`; test images, all seeds that ship), and

@@ -1,7 +1,7 @@
 """The paper's experiment on CIFAR-10, with our ViT: patches give way to uniform noise at 29 points, from both ends of a map.
 
     python experiments/paper_curves.py
-    python experiments/paper_curves.py cifar10_masked
+    python experiments/paper_curves.py cifar10
 
 "Positive" removal takes the most relevant patches away first (MoRF), "negative" the least relevant (LeRF). Writes, beside the
 other comparisons, `cifar10_paper.csv`, a row a method, seed and image with both areas and their difference;

@@ -3,7 +3,7 @@
     python experiments/seed_agreement.py    half a minute of one core, the images included, where no gates have to be trained
 
 Writes data/results/seed_masks.csv: for each task, seed and image the soft mask, two hexadecimal digits a patch (0 … 255 for a
-probability of 0 … 1), row by row, and the fingerprint of the ViT. Notebook 05 reads it. The gates of "cifar10_masked" ship in
+probability of 0 … 1), row by row, and the fingerprint of the ViT. Notebook 05 reads it. The gates of "cifar10" ship in
 three seeds. Of the grid's one seed ships, and the others are trained here as it was, some two minutes each; a training of the
 same ViT that is in the file already is not made again. CIFAR-10 is needed under the data root.
 """
@@ -23,7 +23,7 @@ from diffmask_lite.datasets import CIFAR10, ColourGrid, cat_photograph, preproce
 from diffmask_lite.vit import fingerprint
 from diffmask_lite.vit.storage import write
 from diffmask_lite.weights import folder, pretrained, seeds_of
-from train_gates import GATE_RECIPES, autocast_for
+from train_gates import GATE_RECIPES, GRID, autocast_for
 
 IMAGES, SEEDS = 100, (0, 1, 2)  # of each task's test images
 
@@ -38,8 +38,7 @@ def main() -> None:
     rows, before = [], pd.DataFrame()
     if options.output.exists():
         before = pd.read_csv(options.output, dtype={"image": str, "mask": str})
-    for task, source, images in (grid(), cifar10()):
-        build, settings = GATE_RECIPES[task]
+    for (task, source, images), (build, settings) in ((grid(), GRID), (cifar10(), GATE_RECIPES["diffmask"])):
         settings = {"batch": 64, "autocast": autocast_for(task), **settings}
         vit, shipped = pretrained(task)
         for seed in SEEDS:
@@ -68,8 +67,8 @@ def grid() -> tuple:
 def cifar10() -> tuple:
     test = CIFAR10("test")
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:IMAGES].tolist()
-    cat = preprocess(pretrained("cifar10_masked")[0])(cat_photograph())  # by which the tests know the table, without CIFAR-10
-    return "cifar10_masked", test.source, {"cat": cat} | {i: test[i][0] for i in chosen}
+    cat = preprocess(pretrained("cifar10")[0])(cat_photograph())  # by which the tests know the table, without CIFAR-10
+    return "cifar10", test.source, {"cat": cat} | {i: test[i][0] for i in chosen}
 
 
 def store(explainer: DiffMask, images: dict[int | str, Tensor], key: dict) -> list[dict]:

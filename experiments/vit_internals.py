@@ -24,7 +24,7 @@ REMOVED = (16, 32, 48)  # of 64 patches
 
 @torch.no_grad()
 def main() -> None:
-    vit, _ = weights.pretrained("cifar10_masked")
+    vit, _ = weights.pretrained("cifar10")
     data = CIFAR10("test")
     index = torch.randperm(len(data), generator=stream(0, "vit internals"))[:IMAGES].sort().values
     images, labels = data.normalise(data.images[index]), data.labels[index]

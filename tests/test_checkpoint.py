@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from diffmask_lite import PUBLISHED, RANKED, DiffMask, Ranking, fit
-from diffmask_lite.gates import Cut
 from diffmask_lite.training.checkpoint import save_checkpoint
 from diffmask_lite.training.objective import by_slope
 from families import assert_one_sentence, build, shared, some_images
@@ -47,12 +46,11 @@ def test_resuming_gives_bitwise_what_an_uninterrupted_run_gives(tmp_path, images
 
     with pytest.raises(OSError, match="power"):
         fit(part, Noisy(images, stop), 11, checkpoint=tmp_path / "run", **options)
-    again.cut = done.cut = Cut(1.0)  # of the gates before, as are their first weights
     found = fit(again, Noisy(images), 11, checkpoint=tmp_path / "run", **options)
     assert torch.equal(weights(again), weights(whole)) and not torch.equal(weights(part), weights(whole))
     assert found.frame().equals(wanted.frame())
     assert len(fit(done, Noisy(images), 11, checkpoint=tmp_path / "run", **options)) == 11  # nothing left to do
-    assert torch.equal(weights(done), weights(whole)) and again.cut is done.cut is None and os.listdir(tmp_path) == ["run"]
+    assert torch.equal(weights(done), weights(whole)) and os.listdir(tmp_path) == ["run"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -109,11 +107,11 @@ fit(DiffMask(vit), some_images(vit, 10), 30, batch=4, every=5, progress=False, c
 
 
 def attempt(path, words, explainer, data, steps=2, **settings):
-    """It is refused in one sentence, and leaves the gates and their cut as they were."""
-    explainer.cut, before = Cut(0.25), weights(explainer)
+    """It is refused in one sentence, and leaves the gates as they were."""
+    before = weights(explainer)
     with pytest.raises(ValueError, match=words) as error:
         fit(explainer, data, steps, checkpoint=path, **{**QUICK, **settings})
-    assert explainer.cut == Cut(0.25) and torch.equal(weights(explainer), before), words
+    assert torch.equal(weights(explainer), before), words
     assert str(path) in assert_one_sentence(error.value)
 
 

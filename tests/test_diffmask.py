@@ -11,8 +11,11 @@ from torch import nn
 from diffmask_lite import DiffMask
 from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import mask_scores
-from diffmask_lite.gates import TEMPERATURE, Cut, Gate, normalise
+from diffmask_lite.gates import TEMPERATURE, Gate, normalise
 from diffmask_lite.vit import anatomy, hidden_states, observe, predict
+from diffmask_lite.vit.direct import class_direction
+from diffmask_lite.vit.head import log_odds_slope
+from diffmask_lite.vit.randomness import stream
 from diffmask_lite.vit.storage import load_tensors, save_tensors
 from families import POOLED, REPRESENTATIVES, SMALL, assert_one_sentence, build, removal_of, shared, some_images, some_keep
 
@@ -32,26 +35,22 @@ def loose(vit, **options):
     return explainer
 
 
-@pytest.mark.parametrize("options", [{}, {"normalise": False}, {"per_class": True, "context": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"normalise": False}], ids=str)
 @each_representative
 def test_explain_equals_the_gates_applied_to_each_patch_by_hand(family, options):
     vit = shared(family)
-    explainer, images, shape, tokens = loose(vit, **options), some_images(vit, 2), anatomy(vit), []
+    explainer, images, shape = loose(vit, **options), some_images(vit, 2), anatomy(vit)
     result = explainer.explain(images)
-    with torch.no_grad(), observe(vit, lambda _i, state: tokens.append(state), prefix_too=True):
-        logits = vit(images)
-    torch.testing.assert_close(result.logits, logits)
+    with torch.no_grad():
+        torch.testing.assert_close(result.logits, vit(images))
     states, ready = hidden_states(vit, images), normalise if explainer.normalise else torch.Tensor.float
     assert len(explainer.gates) == len(states) == shape.states
 
     layers = torch.empty(2, shape.states, *shape.grid)
     for i, gate in enumerate(explainer.gates):
         for b in range(2):
-            context = ready(tokens[i][b, 0]) if i and family not in POOLED else ready(states[i][b]).mean(0)
             for n in range(shape.patches):
-                read = [ready(states[0][b, n]), ready(states[i][b, n]), *([context] if explainer.context else [])]
-                outputs = gate.last(torch.tanh(gate.first(torch.cat(read))))
-                logit = (outputs * logits[b].softmax(0)).sum() if explainer.per_class else outputs[0]
+                logit = gate.last(torch.tanh(gate.first(torch.cat([ready(states[0][b, n]), ready(states[i][b, n])]))))[0]
                 shift = TEMPERATURE * torch.tensor(0.2).log()  # −LEFT / RIGHT = 0.2
                 layers[b, i, n // shape.grid[1], n % shape.grid[1]] = torch.sigmoid(logit - shift).item()
     torch.testing.assert_close(result.layers, layers, rtol=0, atol=1e-4)
@@ -133,24 +132,6 @@ def test_the_score_has_no_ties_where_the_mask_rounds_to_one():
     assert (result.mask == 1).all() and result.score.isfinite().all() and len(result.score.unique()) > 16
 
 
-def test_a_cut_counts_standard_deviations_in_each_image(tmp_path):
-    explainer = loose(VIT)
-    plain = explainer.explain(IMAGES)
-    explainer.cut = Cut(0.5)
-    explainer.save(tmp_path / "gates.safetensors")
-    result = DiffMask.load(tmp_path / "gates.safetensors", VIT).explain(IMAGES)
-    for score, found, keep, mask in zip(plain.score, result.score, result.keep, result.mask, strict=True):
-        wanted = (score - score.mean()) / score.std() - 0.5
-        torch.testing.assert_close(found, wanted)
-        assert torch.equal(keep, found > 0) and 0 < keep.sum() < 16
-        torch.testing.assert_close(mask, wanted.sigmoid())
-        assert (found.flatten()[score.flatten().argsort()].diff() >= 0).all(), "a cut must not change the order"
-    assert torch.equal(result.layers, plain.layers)
-    for gate in explainer.gates:
-        nn.init.zeros_(gate.last.weight)
-    assert explainer.explain(IMAGES).mask.isfinite().all(), "a constant score has no spread to divide by"
-
-
 @pytest.mark.parametrize("removal", [None, "drop", "mean", "noise"])
 def test_verify_scores_the_very_mask_it_is_given(removal):
     vit, passes = build("vit"), []
@@ -185,11 +166,35 @@ def test_no_kl_is_below_0_or_is_minus_0():
     assert torch.cat(raw).signbit().any() and torch.cat(found).max() < 1e-5 and not torch.cat(found).signbit().any()
 
 
+@pytest.mark.parametrize("family", ["vit", "average_pooling"])
+def test_class_aware_gates_read_the_whole_image_and_turn_with_the_class(family):
+    """All but the last gate, whose carried paths are tested in `test_direct`, patch by patch: (w + A u) · hidden + bias."""
+    vit = shared(family)
+    explainer, images, shape, tokens = loose(vit, class_aware=True), some_images(vit, 2), anatomy(vit), []
+    for gate in explainer.gates:
+        torch.nn.init.normal_(gate.turn.weight, generator=stream(6))
+    with torch.no_grad(), observe(vit, lambda _i, state: tokens.append(state), prefix_too=True):
+        logits = vit(images)
+        direction = class_direction(vit, log_odds_slope(logits, torch.tensor([3, 7])))
+    layers = explainer.explain(images, target=torch.tensor([3, 7])).layers
+    states, wanted = hidden_states(vit, images), torch.empty(2, shape.states - 1, shape.patches)
+    for i, gate in enumerate(list(explainer.gates)[:-1]):
+        for b in range(2):
+            whole = normalise(tokens[i][b, 0]) if i and family not in POOLED else normalise(states[i][b]).mean(0)
+            for n in range(shape.patches):
+                read = torch.cat([normalise(states[0][b, n]), normalise(states[i][b, n]), whole])
+                weight = gate.last.weight[0] + gate.turn.weight @ direction[b]
+                logit = (weight * torch.tanh(gate.first(read))).sum() + gate.last.bias[0]
+                wanted[b, i, n] = torch.sigmoid(logit - TEMPERATURE * torch.tensor(0.2).log()).item()
+    torch.testing.assert_close(layers[:, :-1].flatten(2), wanted, rtol=0, atol=1e-4)
+    assert wanted.std() > 0.05
+
+
 MAX_POOLED = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, global_pool="max", **SMALL).eval()
 REFUSED = {
     **{f"threshold_{t}": (lambda t=t: DiffMask(VIT).explain(IMAGES, t), "threshold") for t in (-0.1, 1.0, float("nan"))},
     **{f"depth_{d}": (lambda d=d: DiffMask(VIT).explain(IMAGES, depth=d), "0 … 3") for d in (-1, 4, 1.5, "all")},
-    "depth_per_class": (lambda: DiffMask(VIT, per_class=True).explain(IMAGES, depth=2), "leave depth out"),
+    "depth_class_aware": (lambda: DiffMask(VIT, class_aware=True).explain(IMAGES, depth=2), "leave depth out"),
     "soft_mask": (lambda: DiffMask(VIT).verify(IMAGES, torch.rand(3, 4, 4)), "hard mask"),
     "unknown_placeholder": (lambda: DiffMask(VIT, "grey"), "Unknown placeholder 'grey'"),
     "wide_placeholder": (lambda: DiffMask(VIT, torch.zeros(49)), "The placeholder has shape"),
@@ -248,7 +253,7 @@ KINDS = [
     {"placeholder": "learned", "normalise": False},
     {"placeholder": removal_of(VIT, "placeholder_per_patch")},
     {"placeholder": "drop", "hidden": 5},
-    {"per_class": True, "context": True},
+    {"class_aware": True},
 ]
 
 
@@ -300,15 +305,14 @@ def test_a_warm_start_on_other_weights_has_their_own_mean_patch(tmp_path):
     assert not torch.equal(warm.placeholder, DiffMask(one).placeholder)
 
 
-@pytest.mark.parametrize("options", [{}, {"placeholder": "drop", "class_aware": True}, {"per_class": True}], ids=str)
-def test_a_warm_start_on_another_head_takes_gates_that_have_no_output_for_each_class(tmp_path, options):
+@pytest.mark.parametrize("options", [{}, {"placeholder": "drop", "class_aware": True}], ids=str)
+def test_a_warm_start_on_another_head_takes_the_gates(tmp_path, options):
     path, other = tmp_path / "gates", build("vit")
     explainer = loose(VIT, **options)
-    explainer.cut = Cut(0.5)
     explainer.save(path)
     other.reset_classifier(7)
     for same_vit in (True, False):
-        if same_vit or "per_class" in options:
+        if same_vit:
             with pytest.raises(ValueError, match="classes 10, but this one has classes 7"):
                 DiffMask.load(path, other, same_vit)
         else:
@@ -316,5 +320,4 @@ def test_a_warm_start_on_another_head_takes_gates_that_have_no_output_for_each_c
             assert all(
                 torch.equal(value, explainer.state_dict()[key]) for key, value in warm.gates.state_dict(prefix="gates.").items()
             )
-            assert warm.cut is None and warm.explain(IMAGES).logits.shape == (3, 7)
-    assert DiffMask.load(path, VIT, same_vit=False).cut == Cut(0.5)  # of the very ViT it was learned for
+            assert warm.explain(IMAGES).logits.shape == (3, 7)

@@ -171,5 +171,5 @@ def test_what_has_no_direct_terms_is_refused_when_gates_are_made():
         DiffMask(shared("siglip"), class_aware=True)
     with pytest.raises(ValueError, match="do not know the class"):
         DiffMask(shared("vit")).explain(some_images(shared("vit"), 1), target=1)
-    with pytest.raises(ValueError, match="choose one"):
-        DiffMask(shared("vit"), class_aware=True, per_class=True)
+    with pytest.raises(ValueError, match="choose published or class_aware"):
+        DiffMask(shared("vit"), class_aware=True, published=True)

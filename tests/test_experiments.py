@@ -20,22 +20,13 @@ import paper_curves
 import tables
 import train_gates
 import train_vit
-import variants
 from cache import Cache
 from compare import COMPARED, DRAWS, Comparison, prepare
-from diffmask_lite import Constraint, DiffMask, attribution, calibrate, faithfulness, fit, weights
+from diffmask_lite import RANKED, DiffMask, attribution, faithfulness, weights
 from diffmask_lite.course import results
 from diffmask_lite.datasets import CIFAR10, ColourGrid
-from diffmask_lite.diffmask import kl_divergence
-from diffmask_lite.gates import log_odds, log_open
-from diffmask_lite.training.data import epoch_order
-from diffmask_lite.training.distributed import Draw
-from diffmask_lite.training.objective import Step, by_slope
-from diffmask_lite.vit import fingerprint, predict
-from diffmask_lite.vit.randomness import stream
-from families import assert_one_sentence, left_as_it_was, shared, some_images
-from runs import QUICK, assert_gradients_agree, gradients
-from validation import Validation
+from diffmask_lite.vit import fingerprint
+from families import assert_one_sentence
 
 SOME = {"diffmask": 2, "rollout": 1, "leave_one_out": 1, "random": DRAWS, "centre": 1, "blurred diffmask": 2}  # and their maps
 IMAGES, STEPS = 6, 3
@@ -315,161 +306,33 @@ def test_the_two_scripts_train_score_and_register(tmp_path, monkeypatch, capsys)
             folder.mkdir(parents=True)
             for i in range(3):
                 Image.new("RGB", (32, 32), (25 * label, 100 + 10 * i, 250 - 25 * label)).save(folder / f"{i}.png")
-    recipe, (build, settings) = train_vit.RECIPES["cifar10"], train_gates.GATE_RECIPES["cifar10"]
+    recipe = train_vit.RECIPES["cifar10"]
     monkeypatch.setitem(train_vit.RECIPES, "cifar10", dataclasses.replace(recipe, batch=4, mean_every=2, warmup=1))
-    monkeypatch.setitem(train_gates.GATE_RECIPES, "cifar10", (build | {"hidden": 8}, settings | {"batch": 4}))
+    for kind, (build, settings) in train_gates.GATE_RECIPES.items():
+        monkeypatch.setitem(train_gates.GATE_RECIPES, kind, (build | {"hidden": 8}, settings | {"batch": 4}))
     for script in (train_vit, train_gates):
         monkeypatch.setattr(script, "fast_bfloat16", lambda device: False)
     common = ["--data", str(data), "--out", str(out), "--steps", "2"]
     train_vit.main(["cifar10", *common, "--checkpoint", str(tmp_path / "vit.checkpoint")])
-    assert train_gates.main(["cifar10", *common, "--checkpoint", str(tmp_path / "gates.checkpoint"), "--eps", "0.2"]) == 0
+    for kind in weights.KINDS:
+        words = [*common, "--checkpoint", str(tmp_path / f"{kind}.checkpoint"), "--eps", "0.2"]
+        assert train_gates.main(["cifar10", *words, *([] if kind == "diffmask" else [f"--{kind}"])]) == 0
     said, printed = json.loads((out / "manifest.json").read_text()), capsys.readouterr().out
+    assert set(said) == {f"cifar10_{file}.safetensors" for file in ("vit", *weights.KINDS.values())}
     vit, gates = (said[f"cifar10_{part}.safetensors"] for part in ("vit", "gates"))
     assert vit["command"] == "python experiments/train_vit.py cifar10 --seed 0 --steps 2"
     assert gates["command"] == "python experiments/train_gates.py cifar10 --seed 0 --steps 2 --eps 0.2"
     assert vit["arithmetic"] == gates["arithmetic"] == "float32" and 0 <= vit["scores"]["test accuracy"] <= 1
     assert set(gates["scores"]) == {"kl", "agreement", "kept", "test images", "source"}
-    assert "test accuracy" in printed and "on 2 held-out images" in printed
-    _, explainer = weights.pretrained("cifar10", out)
-    assert isinstance(explainer, DiffMask) and explainer.placeholder == "drop" and explainer.cut is not None
-    log, table = tmp_path / "gates.csv", results.read(out / "results" / "cifar10_validation.csv")
-    log.unlink()  # as after a kill in the first validation, which comes after the checkpoint
-    assert train_gates.main(["cifar10", *common, "--checkpoint", str(tmp_path / "gates.checkpoint"), "--eps", "0.2"]) == 0
-    assert results.read(out / "results" / "cifar10_validation.csv").equals(table)
-    assert table[["seed", "steps", "step"]].to_numpy().tolist() == [[0, 2, 2]]
+    assert "test accuracy" in printed
+    kinds = {kind: weights.pretrained("cifar10", out, kind=kind)[1] for kind in weights.KINDS}
+    assert {kind: explainer.kind for kind, explainer in kinds.items()} == {
+        "diffmask": "drop", "plain": "mean", "published": "learned",
+    }  # fmt: skip
+    start = DiffMask(weights.pretrained("cifar10", out)[0], **RANKED["explainer"], hidden=8)
+    assert not torch.equal(kinds["diffmask"].gates[0].first.weight, start.gates[0].first.weight)
     monkeypatch.setattr(train_gates, "fast_bfloat16", lambda device: True)
-    assert [train_gates.autocast_for(name) for name in weights.NAMES] == [None, torch.bfloat16, torch.bfloat16]
-
-
-def test_validation_scores_are_those_of_curves_and_masks_written_out():
-    """SRG by a loop over steps, and masks that are cut by the images that are not scored."""
-    vit, images, explainer = shared("vit"), some_images(shared("vit"), 6), DiffMask(shared("vit"), "drop", seed=3)
-    row = Validation(explainer, images, eps=0.01, scored=2, removals=("mean",), steps=4).score()
-    assert explainer.cut is None
-    shown, p = explainer.explain(images[:2]), vit(images[:2]).softmax(1)
-    target, order = p.argmax(1), shown.score.flatten(1).argsort(1, descending=True)
-    rank, area = order.argsort(1), {}
-    for name, place in (("morf", rank), ("lerf", 15 - rank)):
-        points = []
-        for removed in (0, 4, 8, 12, 16):
-            keep = (place >= removed).unflatten(1, (4, 4))
-            points.append(predict(vit, images[:2], keep, "mean").softmax(1).gather(1, target[:, None]))
-        area[name] = torch.trapezoid(torch.cat(points, 1), dx=0.25).mean().item()
-    assert row["srg mean"] == pytest.approx(area["lerf"] - area["morf"], abs=1e-5)
-    calibrate(explainer, images[2:], 0.01)
-    keep = explainer.explain(images[:2]).keep
-    assert row["kept"] == pytest.approx(keep.float().mean().item()) and 0 < row["kept"] < 1
-    assert row["kl"] == pytest.approx(explainer.verify(images[:2], keep).kl.mean().item(), abs=1e-6)
-    with pytest.raises(ValueError) as error:
-        Validation(explainer, images[:1], 0.1)
-    assert_one_sentence(error.value)
-
-
-@pytest.mark.parametrize("cut", [0, 3, 1000])
-def test_validation_goes_on_with_the_table_of_its_file(tmp_path, cut):
-    """A run that was killed after its row of step 8 was written, or in it, but resumes at 4, has one row of step 8."""
-    explainer, images, file = (
-        DiffMask(shared("vit"), "drop", seed=3),
-        some_images(shared("vit"), 4),
-        tmp_path / "log" / "run.csv",
-    )
-    whole, part, again = (Validation(explainer, images, 0.1, steps=2, file=log) for log in (None, file, file))
-    for watch, steps in ((whole, (4, 8, 10)), (part, (4, 8)), (again, (8, 10) if cut < 1000 else (4, 8, 10))):
-        for step in steps:
-            watch(step)
-        if watch is part:
-            file.write_bytes(file.read_bytes()[: -cut or None])
-    assert whole.table["step"].tolist() == [4, 8, 10] and file.read_text() == tables.text(whole.table)
-
-
-# Variants
-
-
-def a_step(explainer, where=4):
-    """A step of 3 images at full depth, with gradients; its draws come from `stream(where)`."""
-    images = some_images(explainer.vit, 3)
-    logits, gates = explainer.read(images)
-    draw = Draw(stream(where), 3, slice(0, 3), torch.device("cpu"))
-    return Step(explainer, images, logits, gates, torch.rand(gates.shape, generator=stream(9)), draw)
-
-
-def sure_of(predicted, keep, step):
-    """The probability of each image's predicted class, an image at a time."""
-    model, hole = step.explainer.vit, step.explainer.placeholder
-    each = [predict(model, step.images[[b]], keep[b].view(1, 4, 4), hole).softmax(1)[0, predicted[b]] for b in range(3)]
-    return torch.stack(each).detach()
-
-
-@pytest.mark.parametrize("hole", ["drop", "mean"])
-def test_worth_is_what_kept_patches_add_over_removed_ones(hole):
-    """Patch by patch: half the mean probability where a patch was kept, less half that where it was removed."""
-    step, again = a_step(DiffMask(shared("vit"), hole)), a_step(DiffMask(shared("vit"), hole))
-    found, predicted = variants.worth(step), step.logits.argmax(1)
-    draw, with_it, without = stream(4), torch.zeros(3, 16), torch.zeros(3, 16)
-    for _ in range(4):
-        half = torch.rand(3, 16, generator=draw).argsort(1) < 8
-        for keep in (half, ~half):
-            p = sure_of(predicted, keep, step)
-            for b in range(3):
-                for n in range(16):
-                    (with_it if keep[b, n] else without)[b, n] += p[b] / 4  # each happens once in a pair
-    torch.testing.assert_close(found, (with_it - without) / 2, atol=1e-5, rtol=1e-3)
-    assert (found.std(1) > 0).all() and not found.requires_grad
-    score = torch.randn(3, 16, generator=stream(2))
-    wanted = [torch.corrcoef(torch.stack([score[b], found[b]]))[0, 1].item() for b in range(3)]
-    assert variants.by_worth(again, score).item() == pytest.approx(-sum(wanted) / 3, abs=1e-4)
-
-
-def test_top_m_keeps_the_best_and_takes_them_away_and_destroyed_does_without_the_mask():
-    """A score without doubt: then the m that were drawn are the m best, whatever the noise."""
-    step = a_step(DiffMask(shared("vit")))
-    score = torch.rand(3, 16, generator=stream(0)).argsort(1) * 1000.0
-    loss, draw, predicted = variants.top_m(step, score), stream(4), step.logits.argmax(1)
-    torch.rand(3, 16, generator=draw)
-    m = 1 + (torch.rand(3, 1, generator=draw) * 15).long()
-    best = score.argsort(1, descending=True).argsort(1) < m
-    alone = predict(shared("vit"), step.images, best.view(3, 4, 4), step.explainer.placeholder)
-    wanted = kl_divergence(step.logits, alone).mean() + sure_of(predicted, ~best, step).mean()
-    assert loss.item() == pytest.approx(wanted.item(), abs=1e-5) and len(m.unique()) > 1
-    doubtful = torch.randn(3, 16, generator=stream(2))
-    wanted = sure_of(predicted, 1 - doubtful.sigmoid(), step).mean()
-    assert variants.destroyed(step, doubtful).item() == pytest.approx(wanted.item(), abs=1e-5)
-
-
-@pytest.mark.parametrize("term", [by_slope, variants.by_worth, variants.top_m, variants.destroyed])
-def test_a_term_beside_a_constraint_adds_to_its_loss_and_teaches_the_gates(term):
-    with left_as_it_was(shared("vit")):
-        explainer = DiffMask(shared("vit"), "drop", per_class=True)
-        both, alone = variants.Both(term, 3.0), Constraint(eps=0.2)
-        both.start(5), alone.start(5)
-        step, again, third = (a_step(explainer) for _ in range(3))
-        value = term(third, log_odds(third.log_kept))
-        wanted = alone.terms(again)["loss"] + 3 * value
-        assert both.terms(step)["loss"].item() == pytest.approx(wanted.item(), abs=1e-4)
-        (slope,) = torch.autograd.grad(value, explainer.gates[-1].first.weight)
-        assert value.ndim == 0 and slope.isfinite().all() and slope.abs().max() > 0
-        assert both.config()["term"] == term.__name__ and json.dumps(both.config())
-        history = fit(explainer, some_images(shared("vit"), 4), 2, objective=both, **QUICK)
-        assert history.eps == 0.2 and history.alpha[0] == pytest.approx(1 + 0.3 * (history.kl[0] - 0.2), rel=1e-4)
-
-
-def test_training_on_the_shown_masks_measures_them_and_still_teaches():
-    """One step: the constraint is that of the hard mask, the gradient that of the probability to be kept."""
-    vit, images = shared("vit"), some_images(shared("vit"), 10)
-    explainer, by_hand = DiffMask(vit, "drop", seed=1), DiffMask(vit, "drop", seed=1)
-    for gate in (*explainer.gates, *by_hand.gates):
-        gate.last.bias.data.fill_(1.5)
-        gate.last.weight.data.mul_(8)
-    x = images[epoch_order(10, 0, 0, 4)]
-    keep = by_hand.explain(x).keep
-    logits, gates = by_hand.read(x)
-    mask, z = log_open(gates).sum(1).exp(), keep.flatten(1).float().requires_grad_()
-    (slope,) = torch.autograd.grad(kl_divergence(logits, predict(vit, x, z.view(4, 4, 4), "drop")).mean(), z)
-    (mask.mean() + 2.0 * (mask * slope).sum()).backward()  # the same gradient, for slope is now a constant
-    history = fit(explainer, images, 1, objective=variants.Shown(alpha=2.0), shallowest=4, **QUICK)
-    assert history.kl[0] == pytest.approx(by_hand.verify(x, keep).kl.mean().item(), rel=1e-3)
-    assert history.kept[0] == pytest.approx(keep.float().mean().item()) and 0 < history.kept[0] < 1
-    assert_gradients_agree(gradients(explainer), gradients(by_hand))
+    assert [train_gates.autocast_for(name) for name in weights.NAMES] == [None, torch.bfloat16]
 
 
 @pytest.mark.parametrize("steps", [0, -5])

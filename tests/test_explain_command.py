@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from diffmask_lite import DiffMask, datasets, plots, weights
 from diffmask_lite.__main__ import main, parser
 from diffmask_lite.attribution import METHODS
-from diffmask_lite.commands.explain import UNTRAINED, by_removal, explain_files, find_class, load_explainer, untrained_method
+from diffmask_lite.commands.explain import explain_files
+from diffmask_lite.commands.loading import UNTRAINED, by_removal, find_class, load_explainer, untrained_method
 from diffmask_lite.course import results
 from diffmask_lite.datasets import CIFAR10
 from diffmask_lite.plots.canvas import answers
@@ -36,7 +37,7 @@ CAT, ASTRONAUT = Image.fromarray(skimage.data.chelsea()), Image.fromarray(skimag
 
 @pytest.fixture(scope="session")
 def ours():
-    return weights.pretrained("cifar10_masked")
+    return weights.pretrained("cifar10")
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_another_method_keeps_the_best_share_and_is_verified_by_dropping_the_res
 
 
 def test_gates_that_know_the_class_explain_the_one_that_is_named(here, capsys, monkeypatch):
-    vit, explainer = weights.load_vit(weights.folder() / "cifar10_masked_vit.safetensors", "cifar10_masked"), None
+    vit, explainer = weights.load_vit(weights.folder() / "cifar10_vit.safetensors", "cifar10"), None
     explainer = DiffMask(vit, "drop", class_aware=True).eval()
     monkeypatch.setattr(weights, "pretrained", lambda _name: (vit, explainer))
     put("cat.png")
@@ -564,7 +565,7 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "is for a ViT with size [160, 160]": of(tiny, "many", "few"),
         "with other weights": of(tiny, "many", "stranger"),
         "is for a ViT with": of(tiny, "other", "many"),
-        "is for a ViT with size": ("--weights", weights.folder() / "cifar10_masked_vit.safetensors", *gates),
+        "is for a ViT with size": ("--weights", weights.folder() / "cifar10_vit.safetensors", *gates),
         "not a whole safetensors file": of(tiny, "broken", "many"),
         "There is no file": of(tiny, "nowhere", "many"),
         "add --pretrained, or --weights FILE": ("--model", "test_vit", *gates),
@@ -646,10 +647,9 @@ def test_the_help_orders_methods_as_they_were_measured(capsys):
         main(["explain", "--help"])
     named = re.findall(r"^  (\w+)  +(?:\d|the control)", capsys.readouterr().out, re.MULTILINE)
     assert len(named) == 6 and set(named) <= set(METHODS) and named[0] == UNTRAINED[0]
-    for task in ("cifar10", "cifar10_masked"):
-        scores = results.load(task).scores.query("metric == 'srg' and removal == 'drop'").groupby("method")["value"].mean()
-        measured = [scores[name] for name in named if name in scores]
-        assert len(measured) >= 4 and measured == sorted(measured, reverse=True)
+    scores = results.load("cifar10").scores.query("metric == 'srg' and removal == 'drop'").groupby("method")["value"].mean()
+    measured = [scores[name] for name in named if name in scores]
+    assert len(measured) >= 4 and measured == sorted(measured, reverse=True)
 
 
 def test_ctrl_c_says_how_far_it_came(here, capsys, monkeypatch):

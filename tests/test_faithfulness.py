@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from diffmask_lite import RANKED, DiffMask, calibrate, training
+from diffmask_lite import RANKED, DiffMask
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import curves, hard_mask_scores, luck, mask_scores, twins
@@ -455,15 +455,13 @@ class Far(torch.Tensor):
         return found
 
 
-def test_a_device_without_float64_is_enough(monkeypatch):
+def test_a_device_without_float64_is_enough():
     vit = build("vit")
     images, explainer = some_images(vit, 4).as_subclass(Far), DiffMask(vit, **RANKED["explainer"])
     with pytest.raises(TypeError, match="float64"):
         images.double()
-    monkeypatch.setattr(training.calibration, "ENOUGH", 3)
-    calibrate(explainer, images, 0.1)
     result = explainer.explain(images)
-    assert isinstance(result.keep, Far) and len(explainer.cut.weights) == 13
+    assert isinstance(result.keep, Far)
     maps = {name: METHODS[name](vit, images) for name in ("integrated_drop", "integrated_gradients", "occlusion", "rollout")}
     evaluate(vit, images, maps, ("drop", "noise"), target=3, progress=False)
     luck(vit, images, {"gates": result.keep})

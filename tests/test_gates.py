@@ -54,30 +54,31 @@ def test_log_open_has_a_gradient_where_a_sample_has_none():
     assert logit.grad.item() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("context", [False, True])
-@pytest.mark.parametrize("classes", [None, 3])
-def test_a_gate_equals_its_formula_for_each_patch_with_its_gradients(classes, context):
-    """With classes the fast score mixes weights; the slow one mixes the outputs, (last(hidden) * p).sum(-1)."""
+@pytest.mark.parametrize("aware", [False, True])
+def test_a_gate_equals_its_formula_for_each_patch_with_its_gradients(aware):
     torch.manual_seed(0)
-    gate = Gate(12, 8, classes=classes, context=context)
+    gate = Gate(12, 8, class_aware=aware)
     assert (gate.last.bias == 5).all()
     torch.nn.init.normal_(gate.last.bias)
-    h_0, h_i, c_i = torch.randn(4, 5, 12), torch.randn(4, 5, 12), torch.randn(4, 12) if context else None
-    p = None if classes is None else torch.rand(4, classes).softmax(1)
+    h_0, h_i, c_i = torch.randn(4, 5, 12), torch.randn(4, 5, 12), torch.randn(4, 12) if aware else None
+    u = torch.randn(4, 12) if aware else None
+    if aware:
+        assert (gate.turn.weight == 0).all()  # blind to the class, at first
+        torch.nn.init.normal_(gate.turn.weight)
 
-    fast = gate(h_0, h_i, c_i, p=p)
-    torch.testing.assert_close(gate.score(gate.encode(h_0, h_i, c_i), p), fast)
+    fast = gate(h_0, h_i, c_i, direction=u)
+    torch.testing.assert_close(gate.score(gate.encode(h_0, h_i, c_i), u), fast)
     slow = torch.empty(4, 5)
     for b in range(4):
         for n in range(5):
-            outputs = gate.last(torch.tanh(gate.first(torch.cat([h_0[b, n], h_i[b, n], *([c_i[b]] if context else [])]))))
-            slow[b, n] = outputs[0] if p is None else (outputs * p[b]).sum(-1)
+            hidden = torch.tanh(gate.first(torch.cat([h_0[b, n], h_i[b, n], *([c_i[b]] if aware else [])])))
+            slow[b, n] = gate.last(hidden)[0] + (hidden @ (gate.turn.weight @ u[b]) if aware else 0)
     torch.testing.assert_close(fast, slow)
     weighing, weights = torch.randn(4, 5), list(gate.parameters())
     found, wanted = (torch.autograd.grad((logits * weighing).sum(), weights) for logits in (fast, slow))
     torch.testing.assert_close(found, wanted)
     with torch.autocast("cpu", torch.bfloat16):
-        assert gate(h_0, h_i, c_i, p=p).dtype == torch.float32, "logits in bfloat16 would have ties"
+        assert gate(h_0, h_i, c_i, direction=u).dtype == torch.float32, "logits in bfloat16 would have ties"
 
 
 def test_the_published_gate_is_that_of_the_authors_code():

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffmask_lite import RANKED, DiffMask, Ranking, calibrate, fit, plots, training
+from diffmask_lite import RANKED, DiffMask, Ranking, fit, plots
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.faithfulness import evaluate, mask_scores
-from diffmask_lite.gates import Cut
 from diffmask_lite.vit import UnfitViT, anatomy, models, predict
 from diffmask_lite.vit.head import chosen_classes, kl_divergence, log_odds_of, log_odds_slope, log_p_of, p_of, same_answer
 from families import CLASSES, assert_one_sentence, build, some_images, some_keep
@@ -127,7 +126,7 @@ def test_masks_and_curves_are_scored_by_labels():
 
 
 @pytest.mark.parametrize("kind", ["constraint", "ranking", "class-aware"])
-def test_gates_learn_are_cut_and_explain(kind, tmp_path, monkeypatch):
+def test_gates_learn_and_explain(kind, tmp_path):
     options, settings = RANKED["explainer"], RANKED["fit"]
     if kind != "class-aware":
         options, settings = {"placeholder": "drop"}, {"objective": Ranking()} if kind == "ranking" else {}
@@ -135,8 +134,6 @@ def test_gates_learn_are_cut_and_explain(kind, tmp_path, monkeypatch):
     history = fit(explainer, some_images(VIT, 8), 2, batch=4, progress=False, **settings)
     if kind == "constraint":
         assert min(history.kl) > 0
-    monkeypatch.setattr(training.calibration, "ENOUGH", 3)
-    assert calibrate(explainer, IMAGES, 0.5) < 0.5 and len(explainer.cut.weights) == 13
     explainer.save(tmp_path / "gates")
     result = DiffMask.load(tmp_path / "gates", VIT).explain(IMAGES)
     assert result.multilabel and torch.equal(result.mask, explainer.explain(IMAGES).mask)
@@ -144,7 +141,6 @@ def test_gates_learn_are_cut_and_explain(kind, tmp_path, monkeypatch):
         DiffMask.load(tmp_path / "gates", build("vit"))
     assert_one_sentence(error.value)
     if kind == "class-aware":  # a label's mask is its own, whatever the other rows of the head
-        explainer.cut = None
         other = labelled()
         with torch.no_grad():
             other.head.weight[:7].mul_(-3)
@@ -153,14 +149,6 @@ def test_gates_learn_are_cut_and_explain(kind, tmp_path, monkeypatch):
         one, two = (each.explain(IMAGES, target=7).score for each in (explainer, moved))
         torch.testing.assert_close(one, two)
         assert not torch.allclose(explainer.explain(IMAGES).score, moved.explain(IMAGES).score)
-
-
-def test_what_a_cut_reads_of_labels_is_summed_over_them():
-    score, one = torch.randn(5, 4, 4), LOGITS[:, :1]
-    alone = Cut.features(score, torch.cat([one, 0 * one], 1))
-    torch.testing.assert_close(Cut.features(score, one, True), alone)
-    entropy = sum(Cut.features(score, LOGITS[:, [k]], True)[:, 1] for k in range(4))
-    torch.testing.assert_close(Cut.features(score, LOGITS, True)[:, 1], entropy)
 
 
 def test_figures_name_every_label():
@@ -189,9 +177,6 @@ def test_heads_that_predict_no_class_are_refused_by_name():
         with pytest.raises(UnfitViT, match=f"is '{problem}'") as error:
             anatomy(vit)
         assert_one_sentence(error.value)
-    with pytest.raises(ValueError, match=r"per_class .* class_aware") as error:
-        DiffMask(VIT, per_class=True)
-    assert_one_sentence(error.value)
 
 
 def test_a_single_label_is_a_two_class_problem():

@@ -9,7 +9,6 @@ import torch
 from diffmask_lite import DiffMask
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.faithfulness import evaluate, mask_scores
-from diffmask_lite.gates import Cut
 from diffmask_lite.vit import attention_maps, hidden_states, pixel_range, predict
 from diffmask_lite.vit.inputs import require_images
 from families import assert_one_sentence, build, shared, some_images, some_keep
@@ -113,14 +112,10 @@ def test_masks_and_removals_are_refused(keep, removal, error, words):
     assert_refused(caught, words)
 
 
-def test_a_placeholder_and_a_cut_of_nan_are_refused_where_they_are_made():
+def test_a_placeholder_of_nan_is_refused_where_it_is_made():
     with pytest.raises(ValueError) as caught:
         DiffMask(VIT, PLACEHOLDER / 0)
     assert_refused(caught, "the placeholder holds nan or infinite values")
-    for cut in ((float("nan"),), (0.0, (1.0, float("inf")))):
-        with pytest.raises(ValueError) as caught:
-            Cut(*cut)
-        assert_refused(caught, "a cut must be made of finite numbers")
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 10), (3, 1), (2, 10)])

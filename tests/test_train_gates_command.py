@@ -1,5 +1,6 @@
 """`train-gates`: gates for any timm ViT from a folder of images, their log, resume, warm start, and in which arithmetic."""
 
+import argparse
 import json
 import shutil
 
@@ -14,8 +15,10 @@ from diffmask_lite import DiffMask
 from diffmask_lite.__main__ import main
 from diffmask_lite.commands import train_gates
 from diffmask_lite.datasets import ImageFolder, load_image, preprocess
-from diffmask_lite.training import RANKED, hold_out
+from diffmask_lite.training import RANKED, fit, hold_out
+from diffmask_lite.vit import UnfitViT
 from diffmask_lite.vit.storage import load_tensors
+from families import assert_one_sentence, shared
 
 MODEL = "test_vit"  # timm's smallest: 160 × 160 pixels, 100 patches
 
@@ -45,9 +48,22 @@ def home(tmp_path_factory):
     return make_home(tmp_path_factory.mktemp("home") / "home")
 
 
-def command(home, out, *more, weights="vit0"):
+def command(home, out, *more, weights="vit0", plain=True):
     words = ["train-gates", "--model", MODEL, "--weights", str(home / f"{weights}.safetensors"), "--data", str(home / "photos")]
-    return [*words, "--out", str(out), "--batch", "4", "--workers", "0", "--float32", "--device", "cpu", "--lr", "0.01", *more]
+    return [
+        *words,
+        "--out",
+        str(out),
+        "--batch",
+        "4",
+        "--workers",
+        "0",
+        "--float32",
+        "--device",
+        "cpu",
+        *(["--plain"] if plain else []),
+        *more,
+    ]
 
 
 def train(*arguments, **options):
@@ -56,10 +72,10 @@ def train(*arguments, **options):
 
 def test_it_trains_logs_and_explains(home, tmp_path, capsys):
     train(home, tmp_path, "--steps", "3")
-    assert "9 images, 1 process, float32; checkpoints go to" in capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "test_vit_gates.csv")
+    assert "7 images, 2 more are held out, 1 process, float32; checkpoints go to" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "test_vit_plain_gates.csv")
     assert list(table) == ["step", "kl", "kept", "agree", "sparsity", "alpha", "layer"] and table.step.tolist() == [0, 1, 2]
-    gates, weights = tmp_path / "test_vit_gates.safetensors", home / "vit0.safetensors"
+    gates, weights = tmp_path / "test_vit_plain_gates.safetensors", home / "vit0.safetensors"
     explainer = DiffMask.load(gates, vit())
     assert not torch.equal(explainer.gates[0].first.weight, DiffMask(vit()).gates[0].first.weight)
     photo = str(home / "photos" / "here" / "0.png")
@@ -75,39 +91,68 @@ def test_pictures_that_do_not_open_are_named_before_the_first_step_and_left_out(
     for folder in (home / "photos", photos):
         train(home, tmp_path / folder.parent.name, "--steps", "2", "--data", str(folder))
     said = capsys.readouterr()
-    assert said.out.count("9 images, 1 process") == 2
+    assert said.out.count("7 images, 2 more are held out, 1 process") == 2
     (line,) = [line for line in said.err.splitlines() if "left out" in line]
     assert f"{photos / 'broken.png'} cannot be read as an image" in line
-    first, second = (load_tensors(tmp_path / f.parent.name / "test_vit_gates.safetensors")[0] for f in (home / "x", photos))
+    first, second = (
+        load_tensors(tmp_path / f.parent.name / "test_vit_plain_gates.safetensors")[0] for f in (home / "x", photos)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_ranked_gates_are_cut_on_pictures_that_they_did_not_learn_from(home, tmp_path, capsys):
-    train(home, tmp_path, "--steps", "3", "--ranked", "--eps", "0.01")
+def test_an_order_is_learned_before_the_constraint_and_the_masks_are_tested_on_other_pictures(home, tmp_path, capsys):
+    train(home, tmp_path, "--steps", "5", "--eps", "0.3", plain=False)
     said = capsys.readouterr().out
-    assert "7 images, 2 more are held out, 1 process," in said and "on 2 held-out images" in said
-    assert "2 images held out are few" in said and "calibrate" not in said
-    explainer = DiffMask.load(tmp_path / "test_vit_ranked_gates.safetensors", vit())
-    assert explainer.placeholder == "drop" and explainer.context and explainer.cut is not None
-    held_out = hold_out(ImageFolder(home / "photos", preprocess(vit())))[1]
+    gates, log = tmp_path / "test_vit_gates.safetensors", pd.read_csv(tmp_path / "test_vit_gates.csv")
+    explainer, before = DiffMask.load(gates, vit()), DiffMask(vit(), **RANKED["explainer"])
+    assert explainer.placeholder == "drop" and explainer.class_aware and len(log) == 3 and log["kl"].notna().all()
+    order = torch.load(tmp_path / "test_vit_gates.checkpoint.order", weights_only=True)
+    assert order["step"] == 2  # half of the steps, less one
+    first = "gates.0.first.weight"
+    assert not torch.equal(order["gates"][first], before.state_dict()[first])
+    assert not torch.equal(explainer.state_dict()[first], order["gates"][first])
+
+    data, held_out = hold_out(ImageFolder(home / "photos", preprocess(vit())))
     images = torch.stack([image for image, _ in held_out])
-    kl = explainer.verify(images, explainer.explain(images).keep).kl.mean().item()
-    assert f"KL {kl:.3f} on" in said and kl <= 0.01
+    check = explainer.verify(images, explainer.explain(images).keep)
+    assert f"2 held-out images: {check.kept.mean():.0%} of the patches kept, KL {check.kl.mean():.3f} nats (random" in said
+    taught, start = train_gates.teach(vit(), data, 4, progress=False), DiffMask(vit(), **RANKED["explainer"])
+    fit(start, data, 2, batch=4, progress=False, **RANKED["fit"] | {"objective": taught})
+    torch.testing.assert_close(order["gates"][first], start.state_dict()[first])
+
+
+def test_a_stopped_training_goes_on_with_the_half_that_it_was_in(home, tmp_path, monkeypatch):
+    """The maps are made once: gates that learned the order have no more need of them."""
+    train(home, tmp_path / "whole", "--steps", "4", plain=False)
+    right, made = train_gates.fit, []
+    monkeypatch.setattr(train_gates, "teach", lambda *a, right=train_gates.teach, **k: made.append(1) or right(*a, **k))
+
+    def cut(*arguments, **settings):
+        if "objective" not in settings and settings["every"] == 100:
+            right(*arguments, **settings | {"every": 1, "watch": lambda step: (_ for _ in ()).throw(KeyboardInterrupt)})
+        return right(*arguments, **settings)
+
+    monkeypatch.setattr(train_gates, "fit", cut)
+    assert main(command(home, tmp_path / "part", "--steps", "4", plain=False)) == 130
+    monkeypatch.setattr(train_gates, "fit", right)
+    train(home, tmp_path / "part", "--steps", "4", plain=False)
+    one, two = ((tmp_path / part / "test_vit_gates.safetensors").read_bytes() for part in ("whole", "part"))
+    assert one == two and made == [1]
 
 
 def test_the_same_command_goes_on(home, tmp_path, capsys):
     whole, part = tmp_path / "whole", tmp_path / "part"
     for out, steps in ((whole, "4"), (part, "2"), (part, "4")):
         train(home, out, "--steps", steps, "--seed", "3")
-    assert f"going on from {part / 'test_vit_gates_3.checkpoint'}" in capsys.readouterr().out
-    name = "test_vit_gates_3.safetensors"
+    assert f"going on from {part / 'test_vit_plain_gates_3.checkpoint'}" in capsys.readouterr().out
+    name = "test_vit_plain_gates_3.safetensors"
     assert (whole / name).read_bytes() == (part / name).read_bytes()
-    assert len(pd.read_csv(part / "test_vit_gates_3.csv")) == 4
+    assert len(pd.read_csv(part / "test_vit_plain_gates_3.csv")) == 4
 
 
 def test_a_warm_start_takes_gates_of_other_weights_but_not_their_grey(home, tmp_path):
     train(home, tmp_path / "first", "--steps", "2")
-    gates = tmp_path / "first" / "test_vit_gates.safetensors"
+    gates = tmp_path / "first" / "test_vit_plain_gates.safetensors"
     train(home, tmp_path / "second", "--steps", "1", "--lr", "1e-12", "--start", str(gates), weights="vit1")
     before, after = load_tensors(gates)[0], load_tensors(tmp_path / "second" / gates.name)[0]
     torch.testing.assert_close(after["gates.1.first.weight"], before["gates.1.first.weight"])
@@ -132,7 +177,7 @@ def test_a_checkpoint_of_ones_own_starts_from_gates_for_another_head(home, tmp_p
         str(tmp_path / "names.txt"),
     ]
     train(home, tmp_path / "first", "--steps", "2", "--size", "96", weights="vit96")
-    gates = tmp_path / "first" / "test_vit_gates.safetensors"
+    gates = tmp_path / "first" / "test_vit_plain_gates.safetensors"
     train(home, tmp_path, "--steps", "1", "--lr", "1e-12", "--start", str(gates), *ours)
     said = "test_vit: 37 classes (breed 0 … breed 36); images 3 × 96 × 96, crop 0.95 (center, bicubic), "
     said += "mean 0.4 0.5 0.6, std 0.3 0.3 0.3"
@@ -158,12 +203,21 @@ def test_a_checkpoint_of_ones_own_starts_from_gates_for_another_head(home, tmp_p
     assert row["index"] == p.argmax() and row["p"] == pytest.approx(p.max().item(), abs=1e-5)
 
 
-def test_gates_that_rank_and_plain_ones_do_not_start_from_each_other(home, tmp_path, capsys):
-    for ranked, words in ((False, "holds gates that rank; add --ranked"), (True, "holds plain gates; leave --ranked out")):
+def test_a_vit_whose_attention_cannot_be_followed_is_told_of_plain_gates():
+    asked = argparse.Namespace(start=None, placeholder=None, plain=False, seed=0)
+    with pytest.raises(UnfitViT, match=r"pools by 'map'.*; plain gates fit, with --plain\.") as error:
+        train_gates._gates(asked, shared("siglip"))
+    assert_one_sentence(error.value)
+    asked.plain = True
+    assert not train_gates._gates(asked, shared("siglip")).class_aware
+
+
+def test_class_aware_gates_and_plain_ones_do_not_start_from_each_other(home, tmp_path, capsys):
+    for plain, words in ((True, "holds class-aware gates; leave --plain out"), (False, "holds plain gates; add --plain")):
         gates = tmp_path / "gates.safetensors"
-        DiffMask(vit(), **({} if ranked else RANKED["explainer"])).save(gates)
-        more = ["--steps", "1", "--start", str(gates), *(["--ranked"] if ranked else [])]
-        assert main(command(home, tmp_path / "out", *more)) == 1 and words in capsys.readouterr().err
+        DiffMask(vit(), **(RANKED["explainer"] if plain else {})).save(gates)
+        more = ["--steps", "2", "--start", str(gates)]
+        assert main(command(home, tmp_path / "out", *more, plain=plain)) == 1 and words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("amx", "exact"), [(False, False), (True, False), (True, True)])
@@ -176,7 +230,7 @@ def test_bfloat16_is_for_processors_that_are_faster_in_it(home, tmp_path, monkey
     assert main([word for word in words if exact or word != "--float32"]) == 0
     rough = amx and not exact
     assert told == [torch.bfloat16 if rough else None]
-    assert f"1 process, {'bfloat16' if rough else 'float32'};" in capsys.readouterr().out
+    assert f" 1 process, {'bfloat16' if rough else 'float32'};" in capsys.readouterr().out
 
 
 WRONG = [
@@ -184,12 +238,13 @@ WRONG = [
     (["--model", "vit_tiny_patch16", "--weights", "FILE", "--data", "."], "the nearest name is"),
     (["--weights", "nowhere", "--data", "."], "There is no weights file nowhere"),
     (["--weights", "FILE", "--data", "empty"], "There is no picture"),
-    (["--weights", "FILE", "--data", ".", "--start", "x", "--per-class"], "come with --start"),
+    (["--weights", "FILE", "--data", ".", "--start", "x", "--placeholder", "drop"], "comes with --start"),
     (["--weights", "FILE", "--data", ".", "--start", "x"], "There is no file x"),
     (["--weights", "FILE", "--data", "broken"], "broken.png cannot be read as an image"),
-    (["--weights", "FILE", "--data", "broken", "--ranked", "--eps", "0"], "--eps must be above 0"),
-    (["--weights", "FILE", "--data", "broken", "--ranked", "--steps", "0"], "--steps must be at least 1"),
-    (["--weights", "FILE", "--data", "broken", "--steps", "-5"], "--steps must be at least 1"),
+    (["--weights", "FILE", "--data", "broken", "--eps", "0"], "--eps must be above 0"),
+    (["--weights", "FILE", "--data", "broken", "--steps", "1"], "--steps must be at least 2, one for each half"),
+    (["--weights", "FILE", "--data", "broken", "--plain", "--steps", "-5"], "--steps must be at least 1"),
+    (["--weights", "FILE", "--data", "broken", "--lr", "0.1"], "--lr is for --plain"),
 ]
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from diffmask_lite import RANKED, Constraint, DiffMask, Ranking, calibrate, fit, teach
+from diffmask_lite import CONSTRAINED, RANKED, Constraint, DiffMask, Ranking, fit, teach
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.datasets import ColourGrid
-from diffmask_lite.diffmask import Check, Explanation
+from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import hard_mask_scores
-from diffmask_lite.gates import TEMPERATURE, Cut, log_odds, log_open, standardised
+from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
 from diffmask_lite.training import History
 from diffmask_lite.training.data import epoch_order
 from diffmask_lite.training.distributed import Draw, Team
@@ -108,37 +108,6 @@ def test_by_slope_is_minus_the_mean_correlation_with_the_slope_at_a_random_degre
     assert correlation(score, torch.ones(3, 16)).tolist() == [0, 0, 0]
 
 
-def test_calibrate_gives_each_image_the_size_that_it_needs(monkeypatch):
-    """Of two kinds of images the one needs 2 patches and the other 8, and their scores' spread tells which is which."""
-    explainer, n = DiffMask(shared("vit"), "drop"), 240
-    draw = stream(0, "sizes")
-    many, place = torch.arange(n) % 2 == 1, torch.rand(n, 16, generator=draw).argsort(1).argsort(1)
-    score = (15 - place.float()) * torch.where(many, 2.0, 1.0)[:, None]  # the same order of ranks, another spread
-    needed = torch.where(many, 8, 2)
-    images, logits = torch.arange(n).float().view(n, 1, 1, 1).expand(n, 3, 64, 64), torch.randn(n, 10, generator=draw)
-
-    def of(images):
-        return images[:, 0, 0, 0].long()
-
-    def explain(self, images, *_):
-        asked = score[of(images)].view(-1, 4, 4)
-        level = asked if self.cut is None else standardised(asked) - self.cut(asked, logits[of(images)])[:, None, None]
-        return Explanation(level.sigmoid(), level > 0, level[:, None], logits[of(images)], 0.5, level)
-
-    def verify(_self, images, keep, *_):
-        kept = keep.flatten(1).sum(1)
-        lost = (needed[of(images)] - kept).clamp(min=0).float()  # a nat for each patch that is missing
-        return Check(lost, lost == 0, kept / 16, logits[of(images)])
-
-    monkeypatch.setattr(DiffMask, "explain", explain)
-    monkeypatch.setattr(DiffMask, "verify", verify)
-    assert calibrate(explainer, images, 0.1, batch=100) <= 0.1
-    kept = explainer.explain(images).keep.flatten(1).sum(1).float()
-    assert kept[~many].mean() < 3 and 7 < kept[many].mean() < 9 and len(explainer.cut.weights) == 13
-    assert calibrate(explainer, images[:100], 0.1) <= 0.1
-    assert explainer.cut.weights == () and explainer.explain(images).keep.flatten(1).sum(1).float()[~many].mean() > 7
-
-
 def test_an_order_alone_is_learned_from_the_term_alone(images):
     """The gradient of one step is that of the term by itself, and there is no KL to report."""
     vit, seed = shared("vit"), 2
@@ -202,39 +171,6 @@ def step_of(explainer, images):
     return Step(explainer, images, *explainer.read(images), torch.empty(0), None, range(len(images)))
 
 
-def test_calibrate_cuts_where_the_shown_masks_have_the_kl_asked_for(images, monkeypatch):
-    explainer = DiffMask(shared("vit"), "drop", seed=1)
-    with torch.no_grad():
-        for gate in explainer.gates:
-            gate.last.weight.mul_(8)
-
-    def shown():
-        result = explainer.explain(images)
-        return explainer.verify(images, result.keep).kl.mean().item(), result.keep.float().mean().item()
-
-    most = explainer.verify(images, torch.zeros(10, 4, 4, dtype=torch.bool)).kl.mean().item()
-    kept = {}
-    for eps in (most / 8, most / 3):
-        measured = calibrate(explainer, images, eps, batch=4)
-        kl, kept[eps] = shown()
-        assert measured == pytest.approx(kl, rel=1e-4) and kl <= eps
-        explainer.cut = Cut(explainer.cut.offset + 0.7)
-        assert shown()[0] > eps, "a higher cut met the constraint as well"
-    assert kept[most / 8] > kept[most / 3] > 0
-    assert calibrate(explainer, images, 100.0) < 100 and explainer.cut.offset == pytest.approx(3, abs=0.01)
-    before = explainer.cut
-    with pytest.raises(ValueError, match="eps must be above 0") as error:
-        calibrate(explainer, images, 0.0)
-    assert_one_sentence(error.value)
-    for asked in ("explain", "verify"):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(DiffMask, asked, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            calibrate(explainer, images, most / 8)
-        assert explainer.cut == before, "an interrupted calibration left another cut"
-    fit(explainer, images, 1, **QUICK)
-    assert explainer.cut is None, "a cut is for the gates as they were"
-
-
 def test_depths_are_drawn_from_the_shallowest_on(images):
     assert set(fit(DiffMask(shared("vit")), images, 5, shallowest=-1, **QUICK).layer) == {4}
     assert set(fit(DiffMask(shared("vit")), images, 20, shallowest=3, **QUICK).layer) == {3, 4}
@@ -253,6 +189,25 @@ def test_the_multiplier_ascends_where_the_constraint_is_broken_and_falls_where_i
     assert found["loss"] == pytest.approx(found["sparsity"] + 3 * (found["kl"] - 0.1), abs=1e-5)
     constraint.update(2, 1.1)
     assert constraint.alphas.tolist() == pytest.approx([1, 2, 3.3, 4, 5])
+
+
+def test_training_on_the_shown_masks_measures_them_and_still_teaches():
+    """One step: the constraint is that of the hard mask, the gradient that of the probability to be kept."""
+    vit, images = shared("vit"), some_images(shared("vit"), 10)
+    explainer, by_hand = DiffMask(vit, "drop", seed=1), DiffMask(vit, "drop", seed=1)
+    for gate in (*explainer.gates, *by_hand.gates):
+        gate.last.bias.data.fill_(1.5)
+        gate.last.weight.data.mul_(8)
+    x = images[epoch_order(10, 0, 0, 4)]
+    keep = by_hand.explain(x).keep
+    logits, gates = by_hand.read(x)
+    mask, z = log_open(gates).sum(1).exp(), keep.flatten(1).float().requires_grad_()
+    (slope,) = torch.autograd.grad(kl_divergence(logits, predict(vit, x, z.view(4, 4, 4), "drop")).mean(), z)
+    (mask.mean() + 2.0 * (mask * slope).sum()).backward()  # the same gradient, for slope is now a constant
+    history = fit(explainer, images, 1, alpha=2.0, shown=True, shallowest=-1, **QUICK)
+    assert history.kl[0] == pytest.approx(by_hand.verify(x, keep).kl.mean().item(), rel=1e-3)
+    assert history.kept[0] == pytest.approx(keep.float().mean().item()) and 0 < history.kept[0] < 1
+    assert_gradients_agree(gradients(explainer), gradients(by_hand))
 
 
 @pytest.mark.parametrize("settings", [{}, {"objective": Ranking()}], ids=["constraint", "ranking"])
@@ -286,16 +241,16 @@ def test_gates_and_a_learned_placeholder_of_a_vit_in_half_precision_learn_in_sin
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_the_callers_mode_makes_no_difference(images, mode):
-    """Gates and cut are those of a training outside; what was made under inference_mode itself can learn nothing."""
+    """Gates are those of a training outside; what was made under inference_mode itself can learn nothing."""
     found, settings = [], {**QUICK, **RANKED["fit"]}
     for context in (nullcontext, mode):
         explainer = DiffMask(shared("vit"), **RANKED["explainer"])
         with context():
             data = images.clone()
             fit(explainer, data, 2, **settings | {"objective": teach(explainer.vit, data, progress=False)})
-            calibrate(explainer, data.repeat(20, 1, 1, 1))
-        found.append((weights(explainer), explainer.cut))
-    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1] and found[0][1].weights
+            fit(explainer, data, 2, **QUICK, **CONSTRAINED["fit"])
+        found.append(weights(explainer))
+    assert torch.equal(*found)
     if mode is torch.inference_mode:
         with torch.inference_mode():
             explainer = DiffMask(shared("vit"))
@@ -394,11 +349,11 @@ def test_nan_names_the_step_and_the_item_and_leaves_the_gates_as_they_were(image
             fit(explainer, bad, 9, **QUICK)
         assert_one_sentence(error.value)
     explainer.placeholder.fill_(float("nan"))
-    before, explainer.cut = weights(explainer).nan_to_num(), Cut(0.3)
+    before = weights(explainer).nan_to_num()
     with pytest.raises(FloatingPointError, match="step 0") as error:
         fit(explainer, images, 3, **QUICK)
     assert_one_sentence(error.value)
-    assert torch.equal(weights(explainer).nan_to_num(), before) and explainer.cut == Cut(0.3)
+    assert torch.equal(weights(explainer).nan_to_num(), before)
 
 
 class Items(Dataset):

@@ -32,14 +32,14 @@ def test_pretrained_gives_a_vit_and_its_explainer_without_a_network(name, monkey
     assert vit.pretrained_cfg["mean"] == weights.ARCHITECTURES[name]["pretrained_cfg_overlay"]["mean"]
 
 
-def test_plain_gates_and_other_seeds_have_files_of_their_own():
-    _, ranks = weights.pretrained("cifar10")
-    plain, other = (weights.pretrained("cifar10", **which)[1] for which in ({"plain": True}, {"seed": 1}))
-    assert ranks.per_class and other.per_class and not plain.per_class
-    assert not torch.equal(ranks.gates[0].first.weight, other.gates[0].first.weight)
-    assert weights.seeds_of("cifar10") == [0, 1, 2] and weights.seeds_of("cifar10", "plain_gates") == [0]
-    grid = (weights.pretrained("grid", plain=flag)[1].state_dict() for flag in (False, True))
-    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in grid), strict=True))
+def test_each_kind_of_gates_and_each_seed_has_a_file_of_its_own():
+    kinds = {kind: weights.pretrained("cifar10", kind=kind)[1] for kind in weights.KINDS}
+    assert [kind for kind, explainer in kinds.items() if explainer.class_aware] == ["diffmask"]
+    assert [kind for kind, explainer in kinds.items() if explainer.published] == ["published"]
+    other = weights.pretrained("cifar10", seed=1)[1]
+    assert not torch.equal(kinds["diffmask"].gates[0].first.weight, other.gates[0].first.weight)
+    assert [weights.seeds_of("cifar10", kind) for kind in weights.KINDS] == [[0, 1, 2]] * 3
+    assert [weights.seeds_of("grid", kind) for kind in weights.KINDS] == [[0], [], []]
 
 
 def test_the_grids_weights_score_what_the_manifest_says():
@@ -59,13 +59,14 @@ def test_the_manifest_lists_every_file_its_arithmetic_and_a_command_that_is_unde
     for script in scripts.values():
         monkeypatch.setattr(script, "test_set", lambda name, root: asked.append(name) or (_ for _ in ()).throw(EOFError))
     for name, entry in said.items():
-        task, plain, part, seed = re.fullmatch(r"(\w+?)(_plain)?_(vit|gates)(?:_(\d+))?\.safetensors", name).groups()
+        task, kind, part, seed = re.fullmatch(r"(\w+?)_?(plain|published)?_(vit|gates)(?:_(\d+))?\.safetensors", name).groups()
         start, words = f"python experiments/train_{part}.py ", entry["command"].split()[2:]
-        assert entry["command"].startswith(f"{start}{task} --seed {seed or 0}") and ("--plain" in words) == bool(plain)
+        assert entry["command"].startswith(f"{start}{task} --seed {seed or 0}")
+        assert {"--plain", "--published"} & set(words) == ({f"--{kind}"} if kind else set())
         with pytest.raises(EOFError):
             scripts[part].main(words)
         assert entry["arithmetic"] in ("float32", "bfloat16") and entry["seed"] == int(seed or 0) and entry["scores"]
-    assert asked == [re.match(r"grid|cifar10(_masked)?", name)[0] for name in said]
+    assert asked == [re.match("grid|cifar10", name)[0] for name in said]
 
 
 def test_what_is_missing_altered_or_foreign_names_itself_and_the_command(tmp_path):
@@ -85,6 +86,8 @@ def test_what_is_missing_altered_or_foreign_names_itself_and_the_command(tmp_pat
     other = tmp_path / "other.safetensors"
     save_tensors(other, {"x": torch.zeros(1)}, {"kind": "vit", "name": "grid"})
     refused(lambda: weights.pretrained("cifar10", seed=7), ValueError, "cifar10_gates_7")
+    refused(lambda: weights.pretrained("grid", kind="plain"), ValueError, "grid_plain_gates")
+    refused(lambda: weights.pretrained("grid", kind="rank"), ValueError, "diffmask, plain, published")
     refused(lambda: weights.pretrained("imagenet"), ValueError, "grid, cifar10")
     refused(lambda: weights.build("imagenet"), ValueError, "grid, cifar10")
     refused(lambda: weights.pretrained("grid", tmp_path / "nowhere"), FileNotFoundError, "manifest")

@@ -25,7 +25,6 @@ sys.path.append(str(ROOT / "experiments"))
 from compare import BASELINES, BLUR, DIFFMASK, GATE_KINDS  # noqa: E402
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
-LARGER = "cifar10_masked"  # the larger ViT, whose gates give each image a mask of its own size
 SETS = re.compile(r"(?<=<!-- sets:begin -->\n).*?(?=<!-- sets:end -->)", re.DOTALL)
 SHORT = re.compile(r"(?<=<!-- short:begin -->\n).*?(?=<!-- short:end -->)", re.DOTALL)
 PLACE = re.compile(r"(?<=<!-- headline:begin -->\n).*?(?=<!-- headline:end -->)", re.DOTALL)
@@ -40,7 +39,7 @@ ONE_PASS = (
 )  # fmt: skip
 COSTS = {  # passes of the methods that the README names
     "integrated_drop": "9 + 8", "gradient_drop": "1 + 1", "direct_paths": "1 + 0", DIFFMASK: "1 + 0",
-    "gradient_attention": "1 + 1",
+    "diffmask_plain": "1 + 0",
 }  # fmt: skip
 SOURCES = {"folder": "re-encoded as JPEG", "original": "as published"}  # see data/README.md
 COPIES = {"folder": "JPEG mirror", "original": "original"}
@@ -82,7 +81,7 @@ def table(found: results.Results) -> str:
 
 
 def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame) -> str:
-    """Order and masks of the larger ViT's gates and their rivals, each mask beside its random twin; best order first."""
+    """Order and masks of all gates and of their strongest rivals, each mask beside its random twin; best order first."""
     srg = faithfulness.intervals(found.scores[found.scores["metric"] == "srg"]).set_index(["method", "removal"])
     twin = luck[luck["twin"] == "random"].set_index(["method", "metric"])
     methods = sorted(luck["method"].unique(), key=lambda name: -srg.loc[(name, "drop"), "mean"])
@@ -93,10 +92,10 @@ def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame) -> str
     for name in methods:
         orders = (shortly(Interval(*srg.loc[(name, removal), ["mean", "low", "high"]])) for removal in ("drop", "noise"))
         kl, same = twin.loc[(name, "sufficiency")], twin.loc[(name, "agreement")]
-        shown = "**gates that rank**" if name == DIFFMASK else name
+        shown = f"**{name}**" if name == DIFFMASK else name
         cells = [f"{kl.kept:.0%}", f"{kl['mask']:.2f} ({kl.luck:.2f})", f"{same['mask']:.1%} ({same.luck:.1%})"]
         lines.append(" | ".join([f"| {shown}", *orders, *cells]).replace("%", " %") + " |")
-    lines += ["", "Gates minus others, SRG on the same images:", ""]
+    lines += ["", "DiffMask minus others, SRG on the same images:", ""]
     for removal in ("drop", "noise"):
         gaps = []
         for rival in [name for name in methods if name != DIFFMASK]:
@@ -107,13 +106,13 @@ def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame) -> str
     own, rank = luck[luck["method"] == DIFFMASK], sizes["kept"].corr(sizes["greedy"], "spearman")
     lines += [
         "",
-        f"The share that the gates keep differs between images by a standard deviation of {own['spread'].mean():.2f}. Greedy "
-        f"elimination, which asks the ViT 2,080 times, needs {sizes['greedy'].mean():.1f} patches at the same KL where they "
+        f"The share that DiffMask keeps differs between images by a standard deviation of {own['spread'].mean():.2f}. Greedy "
+        f"elimination, which asks the ViT 2,080 times, needs {sizes['greedy'].mean():.1f} patches at the same KL where masks "
         f"keep {sizes['kept'].mean():.1f} (means of {len(sizes)} images; rank correlation of the two {rank:.2f}).",
         "",
         f"{found.about['images']} test images ({SOURCES[found.about['source']]}), gates of "
         f"{sum(entry['method'] == DIFFMASK for entry in found.about['gates'])} trainings; rivals keep as many patches of each "
-        f"image as the first gates. `{found.about['command']}`, `python experiments/luck.py {LARGER}`",
+        f"image as the first gates. `{found.about['command']}`, `python experiments/luck.py cifar10`",
     ]
     return "\n".join(lines).replace("-0.", "−0.") + "\n"
 
@@ -129,7 +128,7 @@ def short(found: results.Results, luck: pd.DataFrame) -> str:
     for name, passes in COSTS.items():
         kl, same = twin.loc[(name, "sufficiency")], twin.loc[(name, "agreement")]
         order = shortly(Interval(*srg.loc[(name, "drop"), ["mean", "low", "high"]]))
-        shown = "**gates (`RANKED`)**" if name == DIFFMASK else f"`{name}`"
+        shown = {DIFFMASK: "**DiffMask**", "diffmask_plain": "DiffMask from scratch"}.get(name, f"`{name}`")
         cells = [f"{kl['mask']:.2f} ({kl.luck:.2f})", f"{same['mask']:.1%} ({same.luck:.1%})".replace("%", " %")]
         lines.append(" | ".join([f"| {shown}", passes, order, *cells]) + " |")
     return "\n".join(lines) + "\n"
@@ -174,8 +173,8 @@ def rewritten(page: str, found: results.Results, manifest: dict[str, dict]) -> s
         raise ValueError("docs/results.md lacks the lines <!-- headline:begin --> and <!-- headline:end -->")
     if len(KEPT.findall(page)) != 1:
         raise ValueError('docs/results.md has no row of a table that starts with "| its shipped gates keep", or several')
-    larger = (results.read(results.folder() / f"{LARGER}_{name}.csv") for name in ("luck", "sizes"))
-    page = SETS.sub(lambda _: sets(results.load(LARGER), *larger), page)
+    luck = (results.read(results.folder() / f"cifar10_{name}.csv") for name in ("luck", "sizes"))
+    page = SETS.sub(lambda _: sets(found, *luck), page)
     return KEPT.sub(lambda _: kept_row(manifest), PLACE.sub(lambda _: table(found), page))
 
 
@@ -183,7 +182,7 @@ def in_short(readme: str) -> str:
     """The README with its five rows as they should be."""
     if not SHORT.search(readme):
         raise ValueError("README.md lacks the lines <!-- short:begin --> and <!-- short:end -->")
-    return SHORT.sub(lambda _: short(results.load(LARGER), results.read(results.folder() / f"{LARGER}_luck.csv")), readme)
+    return SHORT.sub(lambda _: short(results.load("cifar10"), results.read(results.folder() / "cifar10_luck.csv")), readme)
 
 
 def main(arguments: list[str] | None = None) -> int:

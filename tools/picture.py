@@ -15,7 +15,7 @@ TARGET = Path(__file__).resolve().parents[1] / "docs" / "quickstart.png"
 
 
 def main() -> None:
-    vit, explainer = weights.pretrained("cifar10_masked")
+    vit, explainer = weights.pretrained("cifar10")
     photograph = cat_photograph()
     image = preprocess(vit)(photograph)[None]
     result = explainer.explain(image)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,20 +20,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import plots, weights
+from .. import plots
 from ..attribution import BLIND, METHODS
-from ..datasets import CIFAR10, FITS, preprocess
+from ..datasets import FITS, preprocess
 from ..diffmask import DiffMask, Explanation
 from ..faithfulness.ranking import best
 from ..plots.canvas import as_array, as_p, short
 from ..plots.report import how_many
-from ..training.distributed import own_device
-from ..vit import UnfitViT, anatomy, models, predict
+from ..vit import models, predict
 from ..vit.inputs import reason
-from ..vit.storage import load_tensors, write
+from ..vit.storage import write
 from . import saving
+from .loading import OURS, by_removal, find_class, load_explainer, move, untrained_method
 from .options import add_model_options, model_settings
 from .photographs import Failed, batches, collect
 
@@ -63,93 +61,13 @@ Gates (--method diffmask, trained by train-gates) give a set of patches that is 
 in 1 forward pass. The other methods only rank patches: their hard mask keeps the best --share of them. Every hard mask is
 verified: the ViT is asked again without the other patches.
 """
-UNTRAINED = ("integrated_drop", "gradient_attention", "leave_one_out")  # one of these any ViT can have; the best first
 FITTED = {
     "crop": "cropped to the part the ViT sees",
     "pad": "padded for the ViT; patches of padding count as patches",
     "squash": "squashed for the ViT",
 }
 SHARE = 0.2  # of the patches that the hard mask of a method without one keeps
-OURS = "cifar10_masked"
 FINE = 224  # pixels along the shorter side from which a photograph is sharp enough for a figure
-
-
-# The ViT and its gates
-
-
-def load_explainer(
-    model: str = OURS,
-    gates: str | os.PathLike | None = None,
-    weights_file: str | os.PathLike | None = None,
-    pretrained: bool = False,
-    **settings: Any,
-) -> tuple[DiffMask, Sequence[str]]:
-    """Return an explainer on the CPU and a word for each class of its ViT.
-
-    model: "cifar10_masked" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save`
-    wrote. weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
-    settings: `size`, `mean`, `std`, `names` and `multilabel` of `models.load`, for a ViT that is not ours.
-    Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
-    """
-    if pretrained and weights_file:
-        raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
-    if model == OURS:
-        if pretrained:
-            raise ValueError(f"The weights of {OURS} come with the package; leave --pretrained out.")
-        if given := [key for key, value in settings.items() if value is not None]:
-            raise ValueError(f"What {OURS} takes and says is known; leave --{given[0]} out, or name another --model.")
-        if gates is None and weights_file is None:
-            return weights.pretrained(OURS)[1], CIFAR10.classes
-        try:
-            vit = weights.load_vit(weights_file or weights.folder() / f"{OURS}_vit.safetensors", OURS)
-        except ValueError as error:
-            raise ValueError(f"{str(error).rstrip('.')}; name a ViT of your own with --model.") from error
-        return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
-    if not (pretrained or weights_file or model.startswith(models.FOLDER)):
-        raise ValueError(f"{model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
-    shape = load_tensors(gates)[1].get("shape", {}) if gates else None  # what the gates were trained for
-    vit = models.load(model, weights_file, pretrained, shape=shape, **settings)
-    return DiffMask.load(gates, vit).eval() if gates else by_removal(vit), models.class_names(vit)
-
-
-def by_removal(vit: nn.Module) -> DiffMask:
-    """Return untrained gates, to verify the masks of other methods: tokens are dropped, or become the mean patch."""
-    try:
-        return DiffMask(vit, "drop").eval()
-    except UnfitViT:
-        return DiffMask(vit, "mean").eval()
-
-
-def untrained_method(vit: nn.Module) -> str:
-    """Return the best method that needs no gates and that this ViT can have."""
-    shape, weight = anatomy(vit), next(vit.parameters())
-    for name in UNTRAINED[:-1]:
-        try:
-            METHODS[name](vit, weight.new_zeros(1, shape.channels, *shape.size))
-            return name
-        except UnfitViT:
-            pass
-    return UNTRAINED[-1]
-
-
-def find_class(text: str, names: Sequence[str]) -> int:
-    """Return the class that a name or an index stands for; a name comes first, where a class is called like a number.
-
-    A name is one of `names`, or one of the synonyms between its commas. Raises `ValueError` with the nearest name.
-    """
-    found = [i for i, name in enumerate(names) if text in (name, *name.split(", "))]
-    if len(found) > 1:
-        raise ValueError(f"{text!r} names the classes {', '.join(map(str, found))}; pass --target with one of these numbers.")
-    if found:
-        return found[0]
-    if text.isdecimal() and int(text) < len(names):
-        return int(text)
-    if text.lstrip("-").isdecimal():
-        raise ValueError(f"There is no class {text}: this ViT has classes 0 to {len(names) - 1}.")
-    words = {part.lower(): part for name in names for part in (name, *name.split(", "))}
-    near = difflib.get_close_matches(text.lower(), words, 1)
-    advice = f"the nearest name is {words[near[0]]!r}" if near else "give its number, or the classes' names with --names"
-    raise ValueError(f"No class is named {text!r}; {advice}.")
 
 
 # The work
@@ -368,7 +286,7 @@ def _question(options: argparse.Namespace, gates: bool, explainer: DiffMask, nam
     if target is not None and method == "diffmask" and not explainer.class_aware:
         raise ValueError(
             "These gates do not know the class; leave --target out, name a --method such as integrated_drop, or train gates "
-            "with --ranked."
+            "without --plain."
         )
     share = SHARE if options.share is None and method != "diffmask" else options.share
     threshold = 0.5 if options.threshold is None else options.threshold
@@ -385,16 +303,6 @@ def _about(model: str, question: Question, explainer: DiffMask) -> Iterator[str]
         yield f"photographs of another shape than the ViT's image are {FITTED[question.fit]}"
     if explainer.shape.channels == 1:
         yield "this ViT takes one channel: colours become grey, by their luminance"
-
-
-def move(explainer: DiffMask, device: str | None = None) -> None:
-    """Put an explainer and its ViT on a device: by default this process's own among several, else cuda if there is one."""
-    device = device or own_device() or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        explainer.vit.to(device)
-        explainer.to(device)
-    except (RuntimeError, AssertionError) as error:  # a name that torch does not know, or a device that is not there
-        raise ValueError(f"--device {device} cannot be used ({reason(error)}).") from error
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -14,22 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from .. import weights
 from ..datasets import ImageFolder, preprocess
 from ..diffmask import PLACEHOLDERS, DiffMask
-from ..training import RANKED, calibrate, fit, hold_out, teach
-from ..training.calibration import CUT_EPS, ENOUGH
+from ..faithfulness import luck
+from ..training import CONSTRAINED, RANKED, fit, hold_out, teach
 from ..training.distributed import fast_bfloat16, join
-from ..vit import models
+from ..vit import UnfitViT, models
 from ..vit.storage import load_tensors, write
-from .explain import move
+from .loading import move
 from .options import add_model_options, model_settings
 
 ABOUT = """\
 Train the gates that explain a ViT: which patches it needs for what it says. The ViT is any of timm's that fits, and learns
-nothing; the images are a folder of yours, in any layout (labels are not used).
+nothing; the images are a folder of yours, in any layout (labels are not used). In the first half of the steps the gates learn
+the order of the patches, from maps of integrated_drop that are made first. In the second half they learn how few patches are
+enough, by the constraint of VISION DIFFMASK. At the end their masks are compared with random ones, on images held out for it.
 
   python -m diffmask_lite train-gates --model vit_base_patch16_224 --pretrained --data photos/
   python -m diffmask_lite explain photo.jpg --model vit_base_patch16_224 --pretrained \\
@@ -44,8 +47,9 @@ On several GPUs, which share each batch; the result is that of one with the whol
 
 Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
 
-TAUGHT = 6000  # images whose maps gates learn that rank, at most
-CUT_IMAGES = 1000  # held-out images from which the cut is learned, at most
+TAUGHT = 6000  # images whose maps gates learn, at most
+TESTED = 200  # held-out images on which masks are compared with random ones, at most
+STEPS, PLAIN_STEPS = 800, 2000
 
 
 def add_train_gates(commands: Any) -> None:
@@ -58,27 +62,26 @@ def add_train_gates(commands: Any) -> None:
     )
     add_model_options(command)
     command.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder of your images")
-    command.add_argument("--steps", type=int, default=2000, help="gradient steps (default: 2000)")
-    command.add_argument("--eps", type=float, help=f"KL divergence allowed, in nats (default: 0.1, ranked: {CUT_EPS})")
+    command.add_argument("--steps", type=int, help=f"gradient steps (default: {STEPS}, plain: {PLAIN_STEPS})")
+    command.add_argument(
+        "--eps", type=float, help=f"KL divergence allowed, in nats (default: {CONSTRAINED['fit']['eps']}, plain: 0.1)"
+    )
     command.add_argument(
         "--placeholder", choices=PLACEHOLDERS,
-        help='what stands for a removed patch, "drop" being nothing at all (default: mean, ranked: drop)',
+        help='what stands for a removed patch, "drop" being nothing at all (default: drop, plain: mean)',
     )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of everything drawn at random (default: 0)")
     command.add_argument("--out", type=Path, default=Path(), help="folder for gates and log (default: the working directory)")
     command.add_argument("--checkpoint", type=Path, help="file to save to and to go on from (default: one beside the gates)")
     command.add_argument(
         "--start", type=Path, metavar="FILE",
-        help="start from the gates of an earlier run, for a ViT of the same sizes; its weights may be others, and so may its "
-        "classes, unless it was run with --per-class",
+        help="start from the gates of an earlier run, for a ViT of the same sizes; its weights and classes may be others",
     )  # fmt: skip
     command.add_argument("--batch", type=int, default=64, help="images a step, over all processes together (default: 64)")
-    command.add_argument("--lr", type=float, help="learning rate of the gates (default: 0.003, ranked: 0.01)")
-    command.add_argument("--per-class", action="store_true", help="give each gate an output for every class")
-    command.add_argument("--context", action="store_true", help="let each gate also read the class token, or the mean patch")
+    command.add_argument("--lr", type=float, help="learning rate of plain gates (default: 0.003)")
     command.add_argument(
-        "--ranked", action="store_true",
-        help="learn to rank; how far down its order an image is kept is then learned, for --eps, on images held out for it",
+        "--plain", action="store_true",
+        help="learn by the constraint alone, as published; on photographs such masks were no better than random ones",
     )  # fmt: skip
     command.add_argument("--every", type=int, default=100, help="steps between two checkpoints (default: 100)")
     command.add_argument(
@@ -97,38 +100,31 @@ def run(options: argparse.Namespace) -> None:
     """Do what the command says. Writes gates, checkpoint, and a CSV log with a row a step."""
     if not (options.pretrained or options.weights or options.model.startswith(models.FOLDER)):
         raise ValueError(f"{options.model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
-    if options.start and (options.placeholder or options.per_class or options.context):
-        raise ValueError("Placeholder and kind of gates come with --start; leave --placeholder, --per-class, --context out.")
+    if options.start and options.placeholder:
+        raise ValueError("The placeholder comes with --start; leave --placeholder out.")
     if options.eps is not None and not options.eps > 0:
         raise ValueError(f"--eps must be above 0, but it is {options.eps}.")
-    if options.steps < 1:  # before maps are made to learn from
-        raise ValueError(f"--steps must be at least 1, but it is {options.steps}.")
+    if options.lr is not None and not options.plain:
+        raise ValueError("--lr is for --plain: the two halves of the training have rates of their own.")
+    steps = options.steps if options.steps is not None else PLAIN_STEPS if options.plain else STEPS
+    if steps < (1 if options.plain else 2):  # before maps are made to learn from
+        raise ValueError(f"--steps must be at least {1 if options.plain else '2, one for each half'}, but it is {steps}.")
     config = load_tensors(options.start)[1] if options.start else {}
     vit = models.load(options.model, options.weights, options.pretrained, shape=config.get("shape"), **model_settings(options))
-    data, held_out, settings = ImageFolder(options.data, preprocess(vit)), None, {}
+    data, held_out = ImageFolder(options.data, preprocess(vit)), None
     first = os.environ.get("RANK", "0") == "0"  # of several processes, which join below
     for sentence in data.leave_out_broken(progress=first):
         if first:
             print(f"left out: {sentence}", file=sys.stderr)
-    kind = {"per_class": options.per_class, "context": options.context}
-    if options.ranked:
+    if len(data) > 3:
         data, held_out = hold_out(data)
-        data = Subset(data.dataset, data.indices[:TAUGHT])
-        kind, settings = kind | RANKED["explainer"], RANKED["fit"]
-    kind |= {"placeholder": options.placeholder} if options.placeholder else {}
-    if options.start:
-        explainer = DiffMask.load(options.start, vit, same_vit=False)
-        if explainer.class_aware != options.ranked:
-            kind, advice = ("plain gates", "leave --ranked out") if options.ranked else ("gates that rank", "add --ranked")
-            raise ValueError(f"{options.start} holds {kind}; {advice}, or start without it.")
-    else:
-        explainer = DiffMask(vit, seed=options.seed, **kind)
+    explainer = _gates(options, vit)
     move(explainer, options.device)
     device = next(vit.parameters()).device
     team = join(device)
 
-    name = re.sub(r"[^\w.-]+", "_", options.model)
-    path = options.out / weights.gates_file(name, "ranked_gates" if options.ranked else "gates", options.seed)
+    name, kind = re.sub(r"[^\w.-]+", "_", options.model), "plain" if options.plain else "diffmask"
+    path = options.out / weights.gates_file(name, kind, options.seed)
     checkpoint = options.checkpoint or path.with_suffix(".checkpoint")
     autocast = torch.bfloat16 if fast_bfloat16(device) and not options.float32 else None
     if team.main:
@@ -137,27 +133,57 @@ def run(options: argparse.Namespace) -> None:
         print(models.summary(vit))
         held = f", {len(held_out)} more are held out" if held_out is not None else ""
         print(f"{len(data)} images{held}, {how}; {start}", flush=True)
-    if options.ranked:
-        settings = settings | {"objective": teach(vit, data, options.batch, progress=team.main)}
-    if options.lr is not None:
-        settings = settings | {"lr": options.lr}
-    if options.eps is not None and not options.ranked:
-        settings = settings | {"eps": options.eps}
-    history = fit(
-        explainer, data, options.steps, seed=options.seed, batch=options.batch, every=options.every, workers=options.workers,
-        checkpoint=checkpoint, autocast=autocast, **settings,
-    )  # fmt: skip
+    given = {name: getattr(options, name) for name in ("lr", "eps") if getattr(options, name) is not None}
+    common = {key: getattr(options, key) for key in ("seed", "batch", "every", "workers")} | {"autocast": autocast}
+    if options.plain:
+        history = fit(explainer, data, steps, checkpoint=checkpoint, **common, **given)
+    else:
+        history = None
+        if not checkpoint.exists():  # else the order is learned already
+            taught = Subset(data.dataset, data.indices[:TAUGHT]) if held_out is not None else data
+            ranking = RANKED["fit"] | {"objective": teach(vit, taught, options.batch, progress=team.main)}
+            history = fit(explainer, taught, steps // 2, checkpoint=f"{checkpoint}.order", **common, **ranking)
+        if history is None or not history.interrupted:
+            history = fit(explainer, data, steps - steps // 2, checkpoint=checkpoint, **common, **CONSTRAINED["fit"] | given)
     if team.main:
         write(path.with_suffix(".csv"), history.frame().to_csv(index=False))
         print(f"{path.with_suffix('.csv')}: {len(history)} steps")
     if history.interrupted:
         raise KeyboardInterrupt
     if team.main:
-        if held_out is not None:
-            few = torch.stack([held_out[i][0] for i in range(min(CUT_IMAGES, len(held_out)))]).to(next(vit.parameters()))
-            kl = calibrate(explainer, few, options.eps or CUT_EPS, batch=options.batch)
-            if len(few) < ENOUGH:
-                print(f"{len(few)} images held out are few: all share one cut; from {ENOUGH} on, each has a cut of its own")
-            print(f"masks are cut to a mean KL {kl:.3f} on {len(few)} held-out images")
         explainer.save(path)
         print(f"{path}: gates for {options.model}")
+        if held_out is not None:
+            images = torch.stack([held_out[i][0] for i in range(min(TESTED, len(held_out)))])
+            print(beside_luck(explainer, images.to(next(vit.parameters())), options.batch))
+
+
+def _gates(options: argparse.Namespace, vit: nn.Module) -> DiffMask:
+    """Return the gates to train, new ones or those of `--start`."""
+    if not options.start:
+        given = {"placeholder": options.placeholder} if options.placeholder else {}
+        if options.plain:
+            return DiffMask(vit, seed=options.seed, **given)
+        try:
+            return DiffMask(vit, seed=options.seed, **RANKED["explainer"] | given)
+        except UnfitViT as error:
+            DiffMask(vit, **given)  # raises, where plain gates do not fit either
+            raise UnfitViT(f"{str(error).rstrip('.')}; plain gates fit, with --plain.") from error
+    explainer = DiffMask.load(options.start, vit, same_vit=False)
+    if explainer.class_aware == options.plain:
+        kind, advice = ("class-aware gates", "leave --plain out") if options.plain else ("plain gates", "add --plain")
+        raise ValueError(f"{options.start} holds {kind}; {advice}, or start without it.")
+    return explainer
+
+
+def beside_luck(explainer: DiffMask, images: Tensor, batch: int) -> str:
+    """Return in words how the masks of these images keep the prediction, beside random masks of their size."""
+    keep = torch.cat([explainer.explain(part).keep for part in images.split(batch)])
+    removal = explainer.kind if explainer.kind in ("drop", "mean") else "placeholder"
+    table = luck(explainer.vit, images, {"masks": keep}, removal, explainer=explainer, batch=batch)
+    kl, same = (table[(table["twin"] == "random") & (table["metric"] == name)].iloc[0] for name in ("sufficiency", "agreement"))
+    words = (
+        f"{len(images)} held-out images: {kl['kept']:.0%} of the patches kept, KL {kl['mask']:.3f} nats (random sets "
+        f"{kl['luck']:.3f}), same class {same['mask']:.0%} (random sets {same['luck']:.0%})"
+    )
+    return words if kl["better"] and same["better"] else f"{words}; these masks are not shown to be better than luck"

@@ -7,13 +7,11 @@ data          the images of each step
 checkpoint    stop and go on, to the same bits
 distributed   several processes on one batch
 history       what happened, step by step, and how it went
-calibration   where to cut an order
 """
 
-from .calibration import calibrate
 from .data import hold_out
-from .fit import PUBLISHED, RANKED, fit
+from .fit import CONSTRAINED, PUBLISHED, RANKED, fit
 from .history import History
 from .objective import Constraint, Ranking, teach
 
-__all__ = ["PUBLISHED", "RANKED", "Constraint", "History", "Ranking", "calibrate", "fit", "hold_out", "teach"]
+__all__ = ["CONSTRAINED", "PUBLISHED", "RANKED", "Constraint", "History", "Ranking", "fit", "hold_out", "teach"]

@@ -35,14 +35,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# Gates that rank: they drop tokens, know the class, and learn the order alone. `teach` gives them a dear method's maps to learn
-# from; `calibrate` then says how far down the order each image is kept, so that the masks' mean KL is the one asked for:
+# For photographs: learn the order of the patches first, then how many of them each image needs. The gates drop tokens and know
+# the class. `RANKED` teaches them a dear method's maps (`teach`); from there `CONSTRAINED` is the constraint, on the very masks
+# that are shown. From scratch the constraint chooses no better than chance on photographs (notebook 07).
 #     explainer = DiffMask(vit, **RANKED["explainer"])
 #     fit(explainer, images, 400, **RANKED["fit"] | {"objective": teach(vit, images)})
-#     calibrate(explainer, held_out)
+#     fit(explainer, images, 400, **CONSTRAINED["fit"])
 RANKED: dict[str, dict[str, Any]] = {
     "explainer": {"placeholder": "drop", "class_aware": True},
     "fit": {"objective": Ranking(), "shallowest": -1, "optimizer": "muon", "lr": 0.01, "decay": True},
+}
+CONSTRAINED: dict[str, dict[str, Any]] = {
+    "fit": {"eps": 0.15, "shown": True, "shallowest": -1, "optimizer": "muon", "lr": 3e-4, "decay": True},
 }
 
 
@@ -74,8 +78,8 @@ def fit(
     objective: what is learned, by default `Constraint(**constraint)`; so `fit(explainer, data, 800, eps=0.2)` allows 0.2 nats.
     seed: of data order, depths and gate noise, each a function of (seed, step, index in the batch) alone.
     lr, warmup, decay: the gates' learning rate, rising over `warmup` steps, then constant or falling to 0 along a cosine.
-    optimizer: "adam"; "muon", at an lr of 0.01 or so, gives gates that rank the better order in as many steps
-        (`experiments/variants.py`); "lookahead-adam", as published.
+    optimizer: "adam"; "muon", at an lr of 0.01 or so, gives gates that rank the better order in as many steps;
+        "lookahead-adam", as published.
     shallowest: the mask of a step is the product of gates 0 … k, with k drawn from this depth on; −1 is the deepest, where all
         gates always work together. At 0, as published, gate 0 learns a mask that meets the constraint alone, from the patch
         itself; it has a veto in all deeper masks, and leaves the other gates little to remove.
@@ -127,7 +131,6 @@ def fit(
             terms["loss"].backward()
             team.average_gradients(explainer.parameters())
             learner.step()
-            explainer.cut = None
             objective.update(k, seen["kl"])
             history.add(step=step, alpha=objective.alphas[k].item(), layer=k, **seen)
             bar.set_postfix_str(printable(history.words()), refresh=False)
@@ -155,7 +158,6 @@ def _state(explainer: DiffMask, learner: torch.optim.Optimizer, history: History
 
 def _restore(found: dict[str, Any], explainer: DiffMask, learner: torch.optim.Optimizer, history: History) -> None:
     explainer.load_state_dict(found["gates"]), learner.load_state_dict(found["optimizer"])
-    explainer.cut = None  # it belonged to the gates as they were
     history.extend(found["history"])
 
 

@@ -1,7 +1,7 @@
 """What is asked of the gates: objectives for `fit(…, objective=…)`.
 
 `Constraint` is VISION DIFFMASK: the smallest mask that keeps the prediction. `Ranking` learns the order of the patches alone.
-An objective of your own has `eps`, `alphas`, `config`, `start`, `terms` and `update`; `experiments/variants.py` has some.
+An objective of your own has `eps`, `alphas`, `config`, `start`, `terms` and `update`.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class Constraint:
         bound matters. Where the constraint is slack for long, a multiplier that may fall to 0 leaves sparsity alone in the
         loss; every gate closes within a few dozen steps, and closed gates pass no gradient back.
     sparsity: "l0", the expected share of patches kept; or "log", its published form, the mean log-probability to be kept.
+    shown: constrain the very mask that `explain` shows, 1 where the probability to be kept is above ½ and else 0, with the
+        gradient passed straight through to the probability (Bengio et al. 2013, arXiv 1308.3432). It is for gates that rank
+        already. Without it, as published, the ViT sees samples, and a patch that is kept by a tenth still tells it much.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class Constraint:
         alpha_lr: float = 0.3,
         alpha_bounds: tuple[float, float] = (0.1, 200.0),
         sparsity: str = "l0",
+        shown: bool = False,
     ):
         if not eps > 0:
             raise ValueError(f"eps must be above 0, but it is {eps}.")
         if sparsity not in ("l0", "log"):
             raise ValueError(f'Unknown sparsity {sparsity!r}: use "l0" or "log".')
-        self.eps, self.alpha, self.alpha_lr, self.alpha_bounds, self.sparsity = eps, alpha, alpha_lr, alpha_bounds, sparsity
+        self.eps, self.alpha, self.alpha_lr, self.alpha_bounds = eps, alpha, alpha_lr, alpha_bounds
+        self.sparsity, self.shown = sparsity, shown
 
     def config(self) -> dict[str, Any]:
         """Return the settings, as JSON can hold them: a checkpoint is continued only under equal settings."""
@@ -87,7 +92,10 @@ class Constraint:
 
     def mask(self, step: Step) -> Tensor:
         """Return the masks that are to meet the constraint, (B, N): one hard-concrete sample of the product of gates 0 … k."""
-        return sample(step.gates, step.uniform).prod(1)
+        if not self.shown:
+            return sample(step.gates, step.uniform).prod(1)
+        kept = step.log_kept.exp()
+        return (kept > 0.5).to(kept) + kept - kept.detach()
 
     def terms(self, step: Step) -> Terms:
         """Return the loss of a step, and what `History` keeps of it; each a mean over the images."""
@@ -145,7 +153,7 @@ class Taught:
 
 
 class Ranking:
-    """Learn which patch comes before which, with neither constraint nor sparsity; `calibrate` cuts the order afterwards.
+    """Learn which patch comes before which, with neither constraint nor sparsity; `CONSTRAINED` goes on from there.
 
     term: a function of (step, score) that returns a scalar to minimise; score (B, N) is the log-odds of the mask.
     """
