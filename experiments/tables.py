@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from diffmask_lite.course.results import KEYS, TABLES, read
+from diffmask_lite.course.results import KEYS, TABLES
 from diffmask_lite.vit.storage import write
 
 
@@ -30,18 +30,6 @@ def save(name: str, tables: dict[str, pd.DataFrame], about: dict, root: str | os
     for path, content in zip(paths, texts, strict=True):
         write(path, content)
     return paths
-
-
-def merge(path: str | os.PathLike, table: pd.DataFrame, about: dict[str, int | str]) -> None:
-    """Put a table into a file of several: its rows, marked by the columns `about`, replace those that are marked alike."""
-    path = Path(path)
-    marked = table.assign(**about)[[*about, *table.columns]]
-    with locked(path):
-        if path.is_file():
-            old = read(path)
-            alike = (old[list(about)] == pd.Series(about)).all(axis=1)
-            marked = pd.concat([old[~alike], marked]).sort_values([*about, table.columns[0]])
-        write(path, text(marked))
 
 
 def wide(scores: pd.DataFrame) -> pd.DataFrame:

@@ -74,10 +74,9 @@ RUNS = [
     Run("raw states", "normalised", fit=SLOW),
     Run("raw states", "as they are", explainer={"normalise": False}, fit=SLOW),
     Run("sparsity", "mean log P", fit={"sparsity": "log"}),
-    Run("raw states", "as they are", "cifar10", images=50_000, explainer={"normalise": False}, fit=CIFAR),
     Run("floor", "α may reach 0", fit=FREE),
     *(Run("eps", f"ε = {eps:g}", fit={"eps": eps}) for eps in (0.05, 0.2, 0.8)),
-    *(Run("eps", f"ε = {eps:g}", "cifar10", 400, 50_000, fit=CIFAR | {"eps": eps}) for eps in (0.05, 0.1, 0.2, 0.4, 0.8)),
+    *(Run("eps", f"ε = {eps:g}", "cifar10", 400, 50_000, fit=CIFAR | {"eps": eps}) for eps in (0.05, 0.2, 0.8)),
     *(Run("steps", f"{steps} steps", steps=steps) for steps in (50, 100, 200, 800)),
     *(Run("images", f"{images} images", images=images) for images in (10, 100, 1000)),
 ]

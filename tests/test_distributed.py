@@ -35,7 +35,7 @@ RECIPES = {
 }
 # What only some readers install or use, and what is no part of the package.
 HEAVY = ["accelerate", "captum", "matplotlib", "seaborn", "scipy", "skimage", "IPython", "diffmask_lite.course"]
-HEAVY += ["diffmask_lite.plots", "diffmask_lite.commands", "experiments", "compare", "train_vit", "train_gates", "variants"]
+HEAVY += ["diffmask_lite.plots", "diffmask_lite.commands", "experiments", "compare", "train_vit", "train_gates"]
 REAL = {"adam": {}, "muon": RANKED["fit"] | {"decay": False}}
 
 

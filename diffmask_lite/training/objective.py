@@ -113,16 +113,16 @@ class Constraint:
         self.alphas[depth] = (self.alphas[depth] + self.alpha_lr * (kl - self.eps)).clamp(*self.alpha_bounds)
 
 
-def by_slope(step: Step, score: Tensor, power: float = 2.0) -> Tensor:
+def by_slope(step: Step, score: Tensor) -> Tensor:
     """Let the score (B, N) follow how the prediction depends on each patch: minus their correlation, averaged over images.
 
     The prediction's slope along each patch's keep weight, `keep_slope`, is taken where all patches are kept to the same degree
-    t, drawn anew for each image, so gates that learn from many images average over t. t is an even number to the given power:
-    the slope says most where few patches are left, and `integrated_drop` spaces its steps as the square does. A correlation
+    t, drawn anew for each image, so gates that learn from many images average over t. t is the square of an even number: the
+    slope says most where few patches are left, and `integrated_drop` spaces its steps as the square does. A correlation
     ignores the scale of an image's slopes. So gates learn the mean of standardised slopes, where `integrated_drop` integrates
     the raw ones. One forward and one backward pass.
     """
-    share = (step.draw.uniform(1) ** power).clamp(min=0.01).expand_as(score)
+    share = step.draw.uniform(1).square().clamp(min=0.01).expand_as(score)
     placeholder = step.explainer.placeholder
     removal = placeholder.detach() if isinstance(placeholder, Tensor) else placeholder
     chosen = chosen_classes(step.logits, None, step.explainer.shape.multilabel)
