@@ -21,7 +21,7 @@ from diffmask_lite import RANKED, DiffMask
 from timing import ratios
 
 BAR = 1.10  # for ViT-Ti/16, one image
-CASES = {  # timm's name, gates that rank, images at once -> forward passes in one timing
+CASES = {  # timm's name, class-aware gates, images at once -> forward passes in one timing
     ("vit_tiny_patch16_224", False, 1): 4,
     ("vit_tiny_patch16_224", False, 8): 1,
     ("vit_tiny_patch16_224", True, 1): 4,
