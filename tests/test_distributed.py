@@ -162,9 +162,9 @@ def test_the_command_learns_the_same_and_only_the_main_process_speaks(folder, tm
     assert (
         said.count("20 steps") + said.count("settled") + said.count("idle") + said.count("moving") + said.count("ordered") == 4
     )
-    assert said.count("9 images, 2 processes") == said.count("test_vit_gates.csv: 4 steps") == 1
+    assert said.count("7 images, 2 more are held out, 2 processes") == said.count("test_vit_plain_gates.csv: 4 steps") == 1
     assert main(command(folder / "home", tmp_path, "--steps", "4")) == 0
-    one, two = (pd.read_csv(out / "test_vit_gates.csv") for out in (tmp_path, folder / "two"))
+    one, two = (pd.read_csv(out / "test_vit_plain_gates.csv") for out in (tmp_path, folder / "two"))
     pd.testing.assert_frame_equal(one, two, rtol=1e-2, atol=1e-2)
 
 

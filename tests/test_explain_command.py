@@ -126,7 +126,7 @@ def test_the_numbers_are_those_of_the_vit_asked_by_hand(here, capsys, monkeypatc
         image = cifar_input(picture)
         keep = torch.tensor(row["keep"]).bool()
         assert torch.equal(keep, explainer.explain(image).mask[0] > 0.5)
-        assert 4 <= keep.sum() < 56 and row["kl"] > 0.01, "so little is removed that this test sees nothing"
+        assert 4 <= keep.sum() < 56 and row["kl"] > 0.002, "so little is removed that this test sees nothing"
         p = vit(image).softmax(1)[0].double()
         with taken_away(vit, keep, explainer.placeholder):
             q = vit(image).softmax(1)[0].double()
