@@ -227,7 +227,7 @@ def answers(
     chosen = np.argsort(-likely - 2 * np.isin(np.arange(len(likely)), wanted), kind="stable")[:most]
     order = chosen[np.argsort(-likely[chosen], kind="stable")]
     places = np.arange(len(order))
-    for shift, p, colour, label in ((-0.2, pair[0], BLUE, "whole image"), (0.2, pair[1], ORANGE, "patches left")):
+    for shift, p, colour, label in ((-0.2, pair[0], BLUE, "whole image"), (0.2, pair[1], ORANGE, "patches kept")):
         bars = ax.barh(places + shift, p[order], height=0.38, color=colour, label=label)
         ax.bar_label(bars, fmt="%.2f", padding=4, fontsize=11)
     ax.set(yticks=places, yticklabels=[short(names[i]) for i in order], xlim=(0, 1.15), xticks=[0, 0.5, 1])
