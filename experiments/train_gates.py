@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         train, _ = hold_out(train)  # on the rest settings were chosen
         if not checkpoint.exists():  # else the order is learned already
             taught = Subset(train.dataset, train.indices[:TAUGHT])
-            order = ORDER | {"objective": teach(vit, taught)} | {key: value for key, value in given.items() if key == "steps"}
+            order = ORDER | {"objective": teach(vit, taught), "steps": given.get("steps", ORDER["steps"])}
             if fit(explainer, taught, checkpoint=checkpoint.with_suffix(".order"), **common, **order).interrupted:
                 return 130
     if fit(explainer, train, checkpoint=checkpoint, **common, **settings | given).interrupted:

@@ -25,6 +25,7 @@ from diffmask_lite.__main__ import main, parser
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.commands.explain import explain_files
 from diffmask_lite.commands.loading import UNTRAINED, by_removal, find_class, load_explainer, untrained_method
+from diffmask_lite.commands.question import Question
 from diffmask_lite.course import results
 from diffmask_lite.datasets import CIFAR10
 from diffmask_lite.plots.canvas import answers
@@ -295,7 +296,7 @@ def test_a_batch_of_any_size_gives_the_same_and_only_one_is_read_ahead(here, cap
     read = []
     monkeypatch.setattr("diffmask_lite.commands.photographs.load_image", lambda path, _: read.append(path) or CAT)
     planned = {Path(f"{i}.jpg"): here / "out" / f"{i}.png" for i in range(7)}
-    rows = explain_files(ours[1], CIFAR10.classes, planned, pytest.fail, batch=2)
+    rows = explain_files(ours[1], CIFAR10.classes, planned, pytest.fail, Question(), batch=2)
     next(rows)
     assert len(read) == 2
     assert len(list(rows)) == 6 and len(read) == 7

@@ -9,7 +9,6 @@ One photograph that cannot be read is named, and the others go on. Memory is tha
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import sys
@@ -20,22 +19,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .. import plots
 from ..attribution import BLIND, METHODS
 from ..datasets import FITS, preprocess
-from ..diffmask import DiffMask, Explanation
-from ..faithfulness.ranking import best
+from ..diffmask import DiffMask
 from ..plots.canvas import as_array, as_p, short
 from ..plots.report import how_many
-from ..vit import models, predict
+from ..vit import models
 from ..vit.inputs import reason
 from ..vit.storage import write
 from . import saving
 from .loading import OURS, by_removal, find_class, load_explainer, move, untrained_method
 from .options import add_model_options, model_settings
 from .photographs import Failed, batches, collect
+from .question import Question
 
 ABOUT = """\
 Explain what a Vision Transformer says of photographs: which patches it needs for that. For each photograph a figure (what the
@@ -73,43 +71,12 @@ FINE = 224  # pixels along the shorter side from which a photograph is sharp eno
 # The work
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What is asked of each photograph, and what is kept of the answer."""
-
-    method: str = "diffmask"
-    target: int | None = None  # the class to explain, by default each photograph's predicted one
-    threshold: float = 0.5  # of the hard mask of gates
-    share: float | None = None  # or the share of the patches that the hard mask keeps
-    fit: str | None = None  # see `preprocess`
-    save: Sequence[str] = ("report",)  # names in `saving.ENDINGS`
-
-    def ask(self, explainer: DiffMask, images: Tensor) -> Explanation:
-        """Explain images (B, C, H, W); of a method that only ranks, the mask is None."""
-        if self.method == "diffmask":
-            result = explainer.explain(images, self.threshold, target=self.target)
-        else:
-            logits, score = predict(explainer.vit, images), METHODS[self.method](explainer.vit, images, self.target)
-            result = Explanation(None, None, None, logits, None, score, explainer.shape.multilabel)
-        if self.share is None:
-            return result
-        keep = best(result.score, max(1, round(self.share * result.score[0].numel())))
-        return dataclasses.replace(result, keep=keep, threshold=None)
-
-    def rule(self, explainer: DiffMask) -> str:
-        """Say what the hard mask keeps, where that is not what lies above a threshold."""
-        if self.share is None:
-            return ""
-        rest = "dropped" if explainer.kind == "drop" else "the mean patch"
-        return f"the best {self.share:.0%}" + ("" if self.method == "diffmask" else f", others {rest}")
-
-
 def explain_files(
     explainer: DiffMask,
     names: Sequence[str],
     planned: dict[Path, Path],
     failed: Failed,
-    question: Question = Question(),
+    question: Question,
     batch: int = 32,
 ) -> Iterator[dict[str, Any]]:
     """Explain each photograph, write its files, and yield its numbers as a row that JSON can hold.
