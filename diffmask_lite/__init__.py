@@ -5,11 +5,11 @@ from diffmask_lite.weights import pretrained
 """
 
 from .diffmask import Check, DiffMask, Explanation
-from .training import CONSTRAINED, PUBLISHED, RANKED, Constraint, History, Ranking, fit, teach
+from .training import CONSTRAINED, PUBLISHED, RANKED, Constraint, History, Ranking, fit, fit_with_teacher, teach
 from .vit import UnfitViT, models
 
 __all__ = [
     "CONSTRAINED", "PUBLISHED", "RANKED", "Check", "Constraint", "DiffMask", "Explanation", "History", "Ranking", "UnfitViT",
-    "fit", "models", "teach",
+    "fit", "fit_with_teacher", "models", "teach",
 ]  # fmt: skip
 __version__ = "0.1.0"

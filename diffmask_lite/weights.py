@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,20 @@ from .diffmask import DiffMask
 from .vit.storage import load_tensors
 
 
-def _plain(size: int, patch: int, width: int, depth: int, heads: int, mean: tuple, std: tuple) -> dict[str, Any]:
+def _plain(
+    size: int, patch: int, width: int, depth: int, heads: int, mean: tuple, std: tuple, names: Sequence[str]
+) -> dict[str, Any]:
     cfg = {"input_size": (3, size, size), "mean": mean, "std": std, "crop_pct": 1.0, "interpolation": "bicubic"}
+    cfg["label_names"] = list(names)
     shape = {"img_size": size, "patch_size": patch, "embed_dim": width, "depth": depth, "num_heads": heads}
     return {"model_name": "vit_tiny_patch16_224", **shape, "num_classes": 10, "pretrained_cfg_overlay": cfg}
 
 
 # Our ViTs, as arguments of `timm.create_model`; `experiments/train_vit.py` trains them. The last two differ in one thing: the
 # first met missing patches in its training, and the second did not. The second does not ship.
-_CIFAR10 = _plain(32, 4, width=160, depth=6, heads=5, mean=CIFAR10.mean, std=CIFAR10.std)
+_CIFAR10 = _plain(32, 4, width=160, depth=6, heads=5, mean=CIFAR10.mean, std=CIFAR10.std, names=CIFAR10.classes)
 ARCHITECTURES = {
-    "grid": _plain(48, 16, width=64, depth=4, heads=4, mean=(0.5,) * 3, std=(0.5,) * 3),
+    "grid": _plain(48, 16, width=64, depth=4, heads=4, mean=(0.5,) * 3, std=(0.5,) * 3, names=[f"{n} blue" for n in range(10)]),
     "cifar10": _CIFAR10,
     "cifar10_whole": _CIFAR10,
 }

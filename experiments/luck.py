@@ -1,6 +1,6 @@
 """Are hard masks better than luck? Every kind of gates, and its strongest rivals, beside random and moved masks of their size.
 
-    python experiments/luck.py cifar10        some 25 minutes of one core
+    python experiments/luck.py cifar10        some 30 minutes of one core
     python experiments/luck.py grid
 
 Writes data/results/NAME_luck.csv, a row a method, twin and metric (`faithfulness.luck`; test images, all seeds that ship), and
@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from compare import DIFFMASK, prepare
+from compare import DIFFMASK, Task, prepare
 from diffmask_lite import attribution, faithfulness, weights
 from diffmask_lite.course import results
 from diffmask_lite.course.game import greedy_subset
+from diffmask_lite.faithfulness.curves import NAMED_REMOVALS
 from diffmask_lite.vit import fingerprint
 from diffmask_lite.vit.randomness import stream
 from diffmask_lite.vit.storage import write
@@ -56,6 +58,11 @@ def main() -> None:
     save(table.assign(removal=removal, vit=fingerprint(vit)), options.out / f"{options.name}_luck.csv")
     print(table.round(3).to_string(index=False))
 
+    by_own = by_own_removal(task, kept, removal)
+    if len(by_own):
+        save(by_own.assign(vit=fingerprint(vit)), options.out / f"{options.name}_luck_own.csv")
+        print(by_own.round(3).to_string(index=False))
+
     explainer = task.explainers[DIFFMASK][0]
     check = explainer.verify(images, kept[DIFFMASK][0], task.logits, removal)
     allowed, rows = check.kl.mean().item(), []
@@ -74,6 +81,19 @@ def main() -> None:
     save(bound.assign(vit=fingerprint(vit)), options.out / f"{options.name}_sizes.csv")
     print(bound.describe().round(2).to_string())
     print("Spearman, kept and greedy:", round(bound["kept"].corr(bound["greedy"], "spearman"), 3))
+
+
+def by_own_removal(task: Task, kept: dict[str, Tensor], common: str) -> pd.DataFrame:
+    """Compare masks with their twins by the removal that their gates learned with, where that is not the common one."""
+    found = []
+    for method, explainers in task.explainers.items():
+        for seed, explainer in enumerate(explainers):
+            removal = explainer.kind if explainer.kind in NAMED_REMOVALS else "placeholder"
+            if removal != common:
+                masks = {method: kept[method][seed]}
+                table = faithfulness.luck(task.vit, task.images, masks, removal, explainer=explainer, logits=task.logits)
+                found.append(table.assign(seed=seed, removal=removal))
+    return pd.concat(found) if found else pd.DataFrame()
 
 
 def save(table: pd.DataFrame, path: Path) -> None:

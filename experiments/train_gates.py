@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 
-from diffmask_lite import CONSTRAINED, PUBLISHED, RANKED, DiffMask, fit, teach, weights
+from diffmask_lite import PUBLISHED, RANKED, DiffMask, fit, fit_with_teacher, weights
 from diffmask_lite.datasets import CIFAR10, ColourGrid, test_set
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.training import hold_out
@@ -27,15 +26,13 @@ from diffmask_lite.training.distributed import fast_bfloat16
 from manifest import command, register, rounded
 
 # What made the shipped gates: options of `DiffMask` and settings of `fit`; all others are the defaults. "plain" gates are those
-# of the paper, mended. "diffmask" learns an order before.
-ORDER = RANKED["fit"] | {"steps": 400}
+# of the paper, mended. "diffmask" learns an order before: `fit_with_teacher`.
 GRID = ({"placeholder": "mean"}, {"steps": 800})
 GATE_RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "diffmask": (RANKED["explainer"], CONSTRAINED["fit"] | {"steps": 400}),
+    "diffmask": (RANKED["explainer"], {"steps": 800}),
     "plain": ({"placeholder": "mean"}, {"steps": 1000, "eps": 0.2, "decay": True}),
     "published": (PUBLISHED["explainer"], PUBLISHED["fit"] | {"steps": 28_000}),
 }
-TAUGHT = 6000  # training images of which gates learn the maps of `integrated_drop`
 EVERY = 500  # steps between two checkpoints
 
 
@@ -70,14 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
     checkpoint = options.checkpoint or Path("build") / f"{path.stem}.checkpoint"
     given = {key: getattr(options, key) for key in ("steps", "eps") if getattr(options, key) is not None}
     common = {"seed": options.seed, "every": EVERY, "autocast": autocast_for(name)}
+    learn = fit
     if kind == "diffmask" and name != "grid":
-        train, _ = hold_out(train)  # on the rest settings were chosen
-        if not checkpoint.exists():  # else the order is learned already
-            taught = Subset(train.dataset, train.indices[:TAUGHT])
-            order = ORDER | {"objective": teach(vit, taught), "steps": given.get("steps", ORDER["steps"])}
-            if fit(explainer, taught, checkpoint=checkpoint.with_suffix(".order"), **common, **order).interrupted:
-                return 130
-    if fit(explainer, train, checkpoint=checkpoint, **common, **settings | given).interrupted:
+        learn, (train, _) = fit_with_teacher, hold_out(train)  # on the rest settings were chosen
+    if learn(explainer, train, checkpoint=checkpoint, **common, **settings | given).interrupted:
         return 130
     explainer.save(path)
     samples = [test[i] for i in range(len(test))]

@@ -680,7 +680,7 @@ def test_luck_tells_masks_that_select_from_masks_that_do_not():
     assert better.loc["best"].all() and not better.loc["worst"].any() and not better.loc["any", "random"]
     for twin in ("random", "shifted"):
         row = table.loc["worst", twin, "agreement"]
-        assert row["high"] < 0 and row["mean"] == pytest.approx(row["mask"] - row["luck"]) and row["kept"] == 6 / 16
+        assert row["high"] < 0 and row["difference"] == pytest.approx(row["mask"] - row["luck"]) and row["kept"] == 6 / 16
     drawn = twins(masks["best"], 4)["random"]
     with torch.no_grad():
         same = [predict(vit, images, keep, "mean").argmax(1) == vit(images).argmax(1) for keep in drawn]

@@ -45,6 +45,7 @@ def past(n=60):
     step = np.arange(n)
     kl, kept = (5 * np.exp(-step / 9)).tolist(), np.linspace(1, 0.25, n).tolist()
     columns = {"eps": 0.1, "step": step.tolist(), "kl": kl, "kept": kept, "alpha": (step / 10).tolist()}
+    columns["layer"] = (step % 3).tolist()
     return make_dataclass("History", columns)(**columns)
 
 
@@ -252,6 +253,8 @@ def test_explanations_says_before_and_after():
     keep = np.kron(RESULT.keep[1].numpy(), np.ones((8, 8))).astype(bool)
     assert np.array_equal((shown(figure.axes[5]) == GREY).all(-1), ~keep)
     assert np.array_equal(shown(figure.axes[4]), RESULT.mask[1])
+    blue = plots.explanations(PICTURES, RESULT, CHECK, NAMES, removed=(0.0, 0.0, 1.0))
+    assert np.array_equal((shown(blue.axes[5]) == (0, 0, 1)).all(-1), ~keep)
 
 
 def test_explanations_of_some_rows_and_without_the_first_prediction():
@@ -287,7 +290,7 @@ def test_gallery_marks_a_changed_answer_by_colour_frame_and_sign():
         assert (to_hex(right.title.get_color()).upper() == VERMILION) == changed
         assert bool(right.patches) == changed
         assert f"({result.keep[i].sum()})" in right.get_title()
-        assert left.get_title().startswith("is bird\nnot cat") == changed
+        assert left.get_title().startswith("(bird)\ncat") == changed
     assert "changed for 1, and was wrong before for 1" in plots.alt_text(figure)
 
 
@@ -321,6 +324,9 @@ def test_history_draws_points_median_and_bound():
     assert figure.axes[1].get_ylim()[0] <= 0 and figure.axes[1].get_ylim()[1] >= 1
     assert all(ax.get_xlabel() == "training step" for ax in figure.axes)
     assert all(part in plots.alt_text(figure) for part in ("100 recorded steps", "ε = 0.1", "from 0.20 to 0.20"))
+    by_depth = figure.axes[2].lines  # each depth has a multiplier of its own, so nothing joins those of two depths
+    assert [line.get_xdata()[:2].tolist() for line in by_depth] == [[0, 3], [1, 4], [2, 5]]
+    assert [text.get_text() for text in figure.axes[2].get_legend().texts] == ["k = 0", "k = 2"]
 
 
 def test_probabilities_draws_both_distributions():

@@ -15,7 +15,7 @@ from diffmask_lite import DiffMask
 from diffmask_lite.__main__ import main
 from diffmask_lite.commands import train_gates
 from diffmask_lite.datasets import ImageFolder, load_image, preprocess
-from diffmask_lite.training import RANKED, fit, hold_out
+from diffmask_lite.training import RANKED, fit, hold_out, recipes
 from diffmask_lite.vit import UnfitViT
 from diffmask_lite.vit.storage import load_tensors
 from families import assert_one_sentence, shared
@@ -116,7 +116,7 @@ def test_an_order_is_learned_before_the_constraint_and_the_masks_are_tested_on_o
     images = torch.stack([image for image, _ in held_out])
     check = explainer.verify(images, explainer.explain(images).keep)
     assert f"2 held-out images: {check.kept.mean():.0%} of the patches kept, KL {check.kl.mean():.3f} nats (random" in said
-    taught, start = train_gates.teach(vit(), data, 4, progress=False), DiffMask(vit(), **RANKED["explainer"])
+    taught, start = recipes.teach(vit(), data, 4, progress=False), DiffMask(vit(), **RANKED["explainer"])
     fit(start, data, 2, batch=4, progress=False, **RANKED["fit"] | {"objective": taught})
     torch.testing.assert_close(order["gates"][first], start.state_dict()[first])
 
@@ -124,17 +124,17 @@ def test_an_order_is_learned_before_the_constraint_and_the_masks_are_tested_on_o
 def test_a_stopped_training_goes_on_with_the_half_that_it_was_in(home, tmp_path, monkeypatch):
     """The maps are made once: gates that learned the order have no more need of them."""
     train(home, tmp_path / "whole", "--steps", "4", plain=False)
-    right, made = train_gates.fit, []
-    monkeypatch.setattr(train_gates, "teach", lambda *a, right=train_gates.teach, **k: made.append(1) or right(*a, **k))
+    right, made = recipes.fit, []
+    monkeypatch.setattr(recipes, "teach", lambda *a, right=recipes.teach, **k: made.append(1) or right(*a, **k))
 
     def cut(*arguments, **settings):
         if "objective" not in settings and settings["every"] == 100:
             right(*arguments, **settings | {"every": 1, "watch": lambda step: (_ for _ in ()).throw(KeyboardInterrupt)})
         return right(*arguments, **settings)
 
-    monkeypatch.setattr(train_gates, "fit", cut)
+    monkeypatch.setattr(recipes, "fit", cut)
     assert main(command(home, tmp_path / "part", "--steps", "4", plain=False)) == 130
-    monkeypatch.setattr(train_gates, "fit", right)
+    monkeypatch.setattr(recipes, "fit", right)
     train(home, tmp_path / "part", "--steps", "4", plain=False)
     one, two = ((tmp_path / part / "test_vit_gates.safetensors").read_bytes() for part in ("whole", "part"))
     assert one == two and made == [1]

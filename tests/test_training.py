@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from diffmask_lite import CONSTRAINED, RANKED, Constraint, DiffMask, Ranking, fit, teach
+from diffmask_lite import CONSTRAINED, RANKED, Constraint, DiffMask, Ranking, fit, fit_with_teacher, teach
 from diffmask_lite.attribution import METHODS
 from diffmask_lite.datasets import ColourGrid
 from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
-from diffmask_lite.training import History
+from diffmask_lite.training import History, recipes
 from diffmask_lite.training.data import epoch_order
 from diffmask_lite.training.distributed import Draw, Team
 from diffmask_lite.training.objective import Step, Taught, by_slope, correlation
@@ -208,6 +208,23 @@ def test_training_on_the_shown_masks_measures_them_and_still_teaches():
     assert history.kl[0] == pytest.approx(by_hand.verify(x, keep).kl.mean().item(), rel=1e-3)
     assert history.kept[0] == pytest.approx(keep.float().mean().item()) and 0 < history.kept[0] < 1
     assert_gradients_agree(gradients(explainer), gradients(by_hand))
+
+
+def test_fit_with_teacher_is_the_two_halves_and_only_the_first_images_teach(images, tmp_path, monkeypatch):
+    """The maps are made once: gates that learned the order have no more need of them, also after a stop."""
+    vit, kind, made, right = shared("vit"), RANKED["explainer"], [], recipes.teach
+    monkeypatch.setattr(recipes, "teach", lambda vit, some, *a, **k: made.append(len(some)) or right(vit, some, *a, **k))
+    by_hand, at_once, stopped = (DiffMask(vit, **kind) for _ in range(3))
+    first = images[:5]
+    fit(by_hand, first, 2, **QUICK, **RANKED["fit"] | {"objective": teach(vit, first, progress=False)})
+    fit(by_hand, images, 3, **QUICK, **CONSTRAINED["fit"] | {"eps": 0.4})
+    history = fit_with_teacher(at_once, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "gates", **QUICK)
+    torch.testing.assert_close(weights(at_once), weights(by_hand))
+    assert made == [5] and len(history) == 3 and history.eps == 0.4 and (tmp_path / "gates.order").is_file()
+    fit_with_teacher(stopped, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "gates", **QUICK)
+    assert torch.equal(weights(stopped), weights(at_once)) and made == [5]
+    with pytest.raises(ValueError, match="steps must be at least 2, one for each half, but it is 1"):
+        fit_with_teacher(stopped, images, 1, **QUICK)
 
 
 @pytest.mark.parametrize("settings", [{}, {"objective": Ranking()}], ids=["constraint", "ranking"])

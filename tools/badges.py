@@ -19,13 +19,18 @@ from typing import NamedTuple
 
 import nbformat
 
-from reading import goals
+from reading import goals, minutes
 
 ROOT = Path(__file__).resolve().parents[1]
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 NAVIGATION = "<!-- navigation -->"
 TABLE = re.compile(r"(?<=<!-- notebooks:begin -->\n).*?(?=<!-- notebooks:end -->)", re.DOTALL)
-MINUTES = re.compile(r"\b(\d+) minutes? on a 2-core CPU\b")
+MINUTES = re.compile(r"\b\d+ minutes on a 2-core CPU: (\d+) to read and (\d+) for the exercises\.")
+MACHINE = {
+    "less than one minute": "< 1",
+    "about one minute": "1",
+    "about two minutes": "2",
+}  # words of a first cell, in the table
 
 SLUG = r"[\w-]+/[\w.-]*[\w-]"  # does not take in the full stop of a sentence
 BRANCH = r"[\w.-]+(?:/[\w.-]+)*"
@@ -88,10 +93,17 @@ def title(first: str) -> str:
     return first.splitlines()[0].removeprefix("# ").strip()
 
 
-def minutes(first: str) -> str:
-    """The minutes that a first cell states, or '?' where it states none (the notebooks' test objects to that)."""
-    match = MINUTES.search(first)
-    return match[1] if match else "?"
+def with_minutes(first: str, cells: list) -> str:
+    """A first cell that states the minutes that its notebook takes, where it states minutes at all."""
+    reading, exercises = minutes(cells)
+    stated = f"{reading + exercises} minutes on a 2-core CPU: {reading} to read and {exercises} for the exercises."
+    return MINUTES.sub(stated, first)
+
+
+def times(first: str) -> str:
+    """The minutes that a first cell states, as cells of a table: reading, exercises, machine; '?' where it states none."""
+    match, words = MINUTES.search(first), re.search(r"The machine computes for ([\w ]+)\.", first)
+    return " | ".join((*(match.groups() if match else "??"), MACHINE.get(words[1], "?") if words else "?"))
 
 
 def with_badge(first: str, wanted: str) -> str:
@@ -117,12 +129,15 @@ def navigation(before: tuple[str, str] | None, after: tuple[str, str] | None) ->
 
 def table(at: Home, notebooks: dict[str, nbformat.NotebookNode]) -> str:
     """The README's table from the notebooks, {file name: content}: what one learns is the first of the notebook's goals."""
-    rows = ["| notebook | you will be able to | minutes on a 2-core CPU | in Colab |", "|---|---|---|---|"]
+    rows = [
+        "| notebook | you will be able to | minutes to read | for exercises | for the machine | in Colab |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, content in notebooks.items():
-        first = content.cells[0].source
+        first = with_minutes(content.cells[0].source, content.cells)
         goal = next(iter(goals(content.cells)), "?").rstrip(".")
         shown, goal = (text.replace("|", "\\|") for text in (title(first), goal))  # a bare bar would open another column
-        rows.append(f"| [{shown}](notebooks/{name}) | {goal[:1].lower()}{goal[1:]} | {minutes(first)} | {badge(name, at)} |")
+        rows.append(f"| [{shown}](notebooks/{name}) | {goal[:1].lower()}{goal[1:]} | {times(first)} | {badge(name, at)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -136,7 +151,7 @@ def rewrite_notebook(content: nbformat.NotebookNode, wanted_badge: str, bootstra
         cell.source = source
 
     cells = content.cells
-    put(cells[0], with_badge(cells[0].source, wanted_badge))
+    put(cells[0], with_minutes(with_badge(cells[0].source, wanted_badge), cells))
     code = next((cell for cell in cells if cell.cell_type == "code"), None)
     # Known by its first line, so that a notebook which lacks the cell loses no other one; its test asks for it.
     if code is not None and code.source.splitlines()[:1] == bootstrap.splitlines()[:1]:

@@ -74,6 +74,19 @@ def text_of(cell) -> str:
     return "".join(part for part in parts if not re.fullmatch(r"<Figure size .*>\s*", part)).strip()
 
 
+def minutes(cells: list) -> tuple[int, int]:
+    """Minutes to read a notebook, rounded up to the next 5, and those that its exercises state.
+
+    A minute is 150 words, 12 lines of code or 2 pictures. What is folded, the references and the set-up are not read.
+    """
+    text = "\n".join(FOLDED.sub("", prose(cell)) for cell in cells).split("## References")[0]
+    read = [cell for cell in cells if cell.cell_type == "code" and not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    lines = sum(len(cell.source.splitlines()) for cell in read[1:])
+    pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+    needed = len(re.findall(r"\w\S*", text)) / 150 + lines / 12 + pictures / 2
+    return 5 * -(-int(needed + 0.999) // 5), sum(map(int, re.findall(r"^Difficulty: \w+ · (\d+) minutes", text, re.MULTILINE)))
+
+
 def exercises(cells: list) -> list[Exercise]:
     """The exercises of a notebook of the course; ValueError says what one lacks."""
     found = []

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from .. import weights
 from ..datasets import ImageFolder, preprocess
 from ..diffmask import PLACEHOLDERS, DiffMask
 from ..faithfulness import luck
-from ..training import CONSTRAINED, RANKED, fit, hold_out, teach
+from ..training import CONSTRAINED, RANKED, fit, fit_with_teacher, hold_out
 from ..training.distributed import fast_bfloat16, join
 from ..vit import UnfitViT, models
 from ..vit.storage import load_tensors, write
@@ -47,7 +46,6 @@ On several GPUs, which share each batch; the result is that of one with the whol
 
 Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
 
-TAUGHT = 6000  # images whose maps gates learn, at most
 TESTED = 200  # held-out images on which masks are compared with random ones, at most
 STEPS, PLAIN_STEPS = 800, 2000
 
@@ -135,16 +133,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"{len(data)} images{held}, {how}; {start}", flush=True)
     given = {name: getattr(options, name) for name in ("lr", "eps") if getattr(options, name) is not None}
     common = {key: getattr(options, key) for key in ("seed", "batch", "every", "workers")} | {"autocast": autocast}
-    if options.plain:
-        history = fit(explainer, data, steps, checkpoint=checkpoint, **common, **given)
-    else:
-        history = None
-        if not checkpoint.exists():  # else the order is learned already
-            taught = Subset(data.dataset, data.indices[:TAUGHT]) if held_out is not None else data
-            ranking = RANKED["fit"] | {"objective": teach(vit, taught, options.batch, progress=team.main)}
-            history = fit(explainer, taught, steps // 2, checkpoint=f"{checkpoint}.order", **common, **ranking)
-        if history is None or not history.interrupted:
-            history = fit(explainer, data, steps - steps // 2, checkpoint=checkpoint, **common, **CONSTRAINED["fit"] | given)
+    train = fit if options.plain else fit_with_teacher
+    history = train(explainer, data, steps, checkpoint=checkpoint, **common, **given)
     if team.main:
         write(path.with_suffix(".csv"), history.frame().to_csv(index=False))
         print(f"{path.with_suffix('.csv')}: {len(history)} steps")

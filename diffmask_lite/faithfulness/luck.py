@@ -55,7 +55,7 @@ def luck(
     masks: name -> bool (n, h, w), or (S, n, h, w) for S seeds. draws: of each twin; their mean is what luck gives. The other
     arguments are those of `evaluate`.
     Columns: method, twin, metric ("sufficiency", the KL of what is kept, in nats; "agreement"), the means "mask" and "luck",
-    their paired difference "mean" with its 95 % interval "low", "high", "better": whether that interval lies on the better
+    their paired "difference" with its 95 % interval "low", "high", "better": whether that interval lies on the better
     side of 0; and "kept", the mean share of patches, with "spread", its standard deviation over images.
     """
     shape, rows = require_images(vit, images), []
@@ -73,7 +73,8 @@ def luck(
                 apart = compare(scores, "mask", twin, metric, removal)
                 rows.append(
                     {"method": name, "twin": twin, "metric": metric, "mask": each["mask"], "luck": each[twin]}
-                    | {**apart._asdict(), "better": min(sign * apart.low, sign * apart.high) > 0}
+                    | {"difference": apart.mean, "low": apart.low, "high": apart.high}
+                    | {"better": min(sign * apart.low, sign * apart.high) > 0}
                     | {"kept": share.mean().item(), "spread": share.std(1).mean().item()}
                 )
     return pd.DataFrame(rows)

@@ -82,10 +82,12 @@ def draw_mask(
     edge: float = 0.5,
     cmap: str = MAP,
     limits: tuple[float, float] = (0, 1),
+    removed: Any = GREY,
 ) -> AxesImage:
     """Draw a mask (h, w) over a picture on `ax`, with patch edges `edge` points thin; return the image with the mask.
 
-    heat=False: mask · picture + (1 − mask) · grey, as gates with a placeholder mix patch embeddings (VISION DIFFMASK, eq. 4).
+    heat=False: mask · picture + (1 − mask) · removed, as gates mix embeddings with a placeholder (VISION DIFFMASK, eq. 4).
+        removed: the colour of what the ViT meets in place of a patch, RGB in 0 … 1, or a lightness.
     heat=True: the mask's colours, of `cmap`, over the picture in faint grey.
     A bool mask also gets an outline, so that a grey patch that was kept differs from one that was removed.
     limits: the ends of the colours, for scores that are no mask, which need heat; see `score_limits`.
@@ -99,7 +101,7 @@ def draw_mask(
         image = ax.imshow(mask.astype(float), cmap=cmap, vmin=limits[0], vmax=limits[1], alpha=HEAT, **place)
     else:
         z = mask[np.arange(height) * h // height][:, np.arange(width) * w // width, None].astype(float)  # (H, W, 1)
-        image = ax.imshow(z * picture + (1 - z) * GREY, **place)
+        image = ax.imshow(z * picture + (1 - z) * np.asarray(removed, float), **place)
     ys, xs = np.linspace(0, height, h + 1), np.linspace(0, width, w + 1)
     edges = [[(0, y), (width, y)] for y in ys[1:-1]] + [[(x, 0), (x, height)] for x in xs[1:-1]]
     ax.add_collection(LineCollection(edges, colors="white", linewidths=edge, alpha=0.5), autolim=False)

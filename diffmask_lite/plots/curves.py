@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
 
 from .canvas import BLUE, GREEN, ORANGE, Drawing, as_array, as_p, described, in_house_style, new_figure, says, short
 
@@ -17,7 +20,7 @@ def history(history: Any) -> Drawing:
     """Draw what `fit` recorded: KL with its bound ε, the share of patches kept and the multiplier α, against the step.
 
     Pale points are single steps, lines a running median over a twentieth of them. The axis of KL is linear up to ε and
-    logarithmic above.
+    logarithmic above. Each depth k, of which a step draws one, has a multiplier of its own, and so a line of its own.
     """
     step, eps = as_array(history.step), float(history.eps)
     figure, axes = new_figure(3.0, 1, 3)
@@ -26,9 +29,12 @@ def history(history: Any) -> Drawing:
     panels = (("kl", "KL (nats)", BLUE), ("kept", "share of patches kept", GREEN), ("alpha", "multiplier α", ORANGE))
     for ax, (name, label, colour) in zip(axes.flat, panels, strict=True):
         values = pd.Series(as_array(getattr(history, name)), dtype=float)
-        ax.plot(step, values, ".", color=colour, markersize=4, alpha=0.3, markeredgewidth=0)
         middle = values.rolling(len(step) // 20 + 1, center=True, min_periods=1).median()
-        ax.plot(step, middle, color=colour, linewidth=2)
+        if name == "alpha":
+            _by_depth(ax, step, values, as_array(history.layer))
+        else:
+            ax.plot(step, values, ".", color=colour, markersize=4, alpha=0.3, markeredgewidth=0)
+            ax.plot(step, middle, color=colour, linewidth=2)
         ax.set(xlabel="training step", ylabel=label)
         ax.tick_params(labelsize=11)  # said outright, or matplotlib asks the reader's settings how many ticks have room
         ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -40,6 +46,16 @@ def history(history: Any) -> Drawing:
     axes[0, 1].set_ylim(-0.02, 1.02)
     axes[0, 2].set_ylim(bottom=0)
     return described(figure, f"Running medians over {len(step)} recorded steps, with ε = {eps:g}: {'; '.join(words)}.")
+
+
+def _by_depth(ax: Axes, step: ndarray, alpha: pd.Series, layer: ndarray) -> None:
+    """Draw the multiplier of each depth as a line, from pale for the first to dark for the last."""
+    depths = np.unique(layer)
+    for depth, shade in zip(depths, colormaps["Oranges"](np.linspace(0.35, 1, len(depths))), strict=True):
+        label = f"k = {depth}" if depth in depths[[0, -1]] else None
+        ax.plot(step[layer == depth], alpha[layer == depth], color=shade, linewidth=2, label=label)
+    if len(depths) > 1:
+        ax.legend(loc="upper right")
 
 
 @in_house_style

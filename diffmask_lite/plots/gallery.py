@@ -33,8 +33,9 @@ def gallery(
 ) -> Drawing:
     """Draw images in pairs: the picture under the ViT's answer, and the kept patches under its answer to those alone.
 
-    In brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour; a wrong one, where
-    truth (B,) is given, names the truth. Of several labels the most probable stands there, and how many more there are.
+    Right in brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour. Above a wrong
+    one, where truth (B,) is given, the truth stands in brackets. Of several labels the most probable stands there, and how many
+    more there are.
     `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned.
     luck: the KL of random masks of the same size, (B,); it stands below beside the mask's own, bold where luck is as good.
     """
@@ -62,7 +63,7 @@ def gallery(
         draw_mask(right, pictures[i], keep[i], edge=0.3)
         wrong = truth is not None and old != int(truth[i])
         title = f"{likeliest(before[i], names, many)}\n{before[i, old]:.2f}"
-        left.set_title((f"is {short(names[int(truth[i])])}\nnot " if wrong else "") + title, fontsize=11)
+        left.set_title((f"({short(names[int(truth[i])])})\n" if wrong else "") + title, fontsize=11)
         same = bool(check.agree[i])
         title = f"{'' if same else '≠ '}{likeliest(after[i], names, many)}\n{after[i, new]:.2f} ({keep[i].sum()})"
         right.set_title(title, fontsize=11, color="black" if same else VERMILION, weight="normal" if same else "bold")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .canvas import (
+    GREY,
     MAP,
     VERMILION,
     WIDTH,
@@ -39,12 +40,14 @@ def explanations(
     truth: Any = None,
     rows: Sequence[int] | None = None,
     cmap: str = MAP,
+    removed: Any = GREY,
 ) -> Drawing:
     """Draw one row an image: the picture, the soft mask and the patches kept, with the ViT's words before and after.
 
     pictures (B, H, W, 3); `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned;
     names: a word for each class; truth: labels (B,), to mark wrong predictions; rows: which images, by default all.
     cmap: colours of the soft mask; "gray" beside pictures whose colours mean something, such as the colour grid's.
+    removed: the colour that stands in place of removed patches, RGB in 0 … 1, where it is not grey.
     """
     mask, keep, kl, many = as_array(result.mask), as_array(result.keep), as_array(check.kl), result.multilabel
     before, after = None if result.logits is None else as_p(result.logits, many), as_p(check.logits, many)
@@ -65,7 +68,7 @@ def explanations(
         line[0].imshow(as_picture(pictures[i]), interpolation="nearest")
         bare(line[0])
         image = draw_mask(line[1], pictures[i], mask[i], heat=True, cmap=cmap)
-        draw_mask(line[2], pictures[i], keep[i])
+        draw_mask(line[2], pictures[i], keep[i], removed=removed)
         figures = f"KL {kl[i]:.2f} nats, {keep[i].mean():.0%} kept"
         line[0].set_title(wrap(answer, 2.7), color=VERMILION if wrong else "black")
         line[1].set_title(f"soft mask, mean {mask[i].mean():.2f}")

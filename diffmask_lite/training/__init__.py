@@ -1,6 +1,7 @@
 """Train gates: `fit`, and what it is made of.
 
 fit           the loop
+recipes       settings that belong together, and `fit_with_teacher`, for photographs
 objective     what is asked of the gates: `Constraint` (VISION DIFFMASK) or `Ranking`
 optimizer     Adam, Muon, or the published one
 data          the images of each step
@@ -10,8 +11,11 @@ history       what happened, step by step, and how it went
 """
 
 from .data import hold_out
-from .fit import CONSTRAINED, PUBLISHED, RANKED, fit
+from .fit import fit
 from .history import History
 from .objective import Constraint, Ranking, teach
+from .recipes import CONSTRAINED, PUBLISHED, RANKED, fit_with_teacher
 
-__all__ = ["CONSTRAINED", "PUBLISHED", "RANKED", "Constraint", "History", "Ranking", "fit", "hold_out", "teach"]
+__all__ = [
+    "CONSTRAINED", "PUBLISHED", "RANKED", "Constraint", "History", "Ranking", "fit", "fit_with_teacher", "hold_out", "teach",
+]  # fmt: skip

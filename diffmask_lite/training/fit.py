@@ -25,30 +25,6 @@ from .history import History
 from .objective import Constraint, Ranking, Step
 from .optimizer import make_optimizer, set_rate
 
-# The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, read in November 2026), with a multiplier
-# that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, 28_000, **PUBLISHED["fit"]).
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "explainer": {"placeholder": "learned", "normalise": False, "published": True},
-    "fit": {
-        "batch": 32, "optimizer": "lookahead-adam", "lr": 2e-5, "warmup": 1200, "sparsity": "log", "eps": 0.1, "alpha": 20.0,
-        "alpha_bounds": (0.0, 200.0),
-    },
-}  # fmt: skip
-
-# For photographs: learn the order of the patches first, then how many of them each image needs. The gates drop tokens and know
-# the class. `RANKED` teaches them a dear method's maps (`teach`); from there `CONSTRAINED` is the constraint, on the very masks
-# that are shown. From scratch the constraint chooses no better than chance on photographs (notebook 07).
-#     explainer = DiffMask(vit, **RANKED["explainer"])
-#     fit(explainer, images, 400, **RANKED["fit"] | {"objective": teach(vit, images)})
-#     fit(explainer, images, 400, **CONSTRAINED["fit"])
-RANKED: dict[str, dict[str, Any]] = {
-    "explainer": {"placeholder": "drop", "class_aware": True},
-    "fit": {"objective": Ranking(), "shallowest": -1, "optimizer": "muon", "lr": 0.01, "decay": True},
-}
-CONSTRAINED: dict[str, dict[str, Any]] = {
-    "fit": {"eps": 0.15, "shown": True, "shallowest": -1, "optimizer": "muon", "lr": 3e-4, "decay": True},
-}
-
 
 @torch.inference_mode(False)  # which turns gradients on, whatever the caller's mode is
 def fit(

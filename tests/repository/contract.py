@@ -92,7 +92,11 @@ def first_cell_introduces(notebook: Notebook) -> Iterator[str]:
     if badges.badge(notebook.name, badges.home()) not in cell.source.splitlines():
         yield "the first cell lacks the right Colab badge: run python tools/badges.py"
     if not badges.MINUTES.search(cell.source):
-        yield "the first cell does not say 'N minutes on a 2-core CPU'"
+        yield "the first cell does not say 'N minutes on a 2-core CPU: R to read and E for the exercises.'"
+    elif badges.with_minutes(cell.source, notebook.cells) != cell.source:
+        yield "the first cell states other minutes than the notebook takes: run python tools/badges.py"
+    if "?" in badges.times(cell.source):
+        yield f"the first cell does not say 'The machine computes for …', with one of {', '.join(badges.MACHINE)}"
     if len(headings(notebook.cells, 1)) != 1:
         yield "there is more or less than one first-level heading"
 
@@ -116,8 +120,6 @@ def frame_is_filled(notebook: Notebook) -> Iterator[str]:
     if items and len(items[0]) > MAX_GOAL:
         yield f"the first goal has {len(items[0])} characters; {MAX_GOAL} fit into the README's table"
     start = section(notebook.cells, BEFORE[1])
-    if not re.search(r"\bminutes?\b", start) or "CPU" not in start:
-        yield "'Before you start' names the time and the hardware (minutes, CPU)"
     if notebook.number and not any(f"]({name}" in start for name in notebook.names[: notebook.number]):
         yield "'Before you start' links back to no earlier notebook"
     if f"]({GLOSSARY})" not in start:

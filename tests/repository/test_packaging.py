@@ -163,9 +163,9 @@ def test_readme_example_runs_as_it_stands_on_a_folder_of_photographs(tmp_path, m
         pixels = draw.integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / "cats" / f"{i}.png")
     text = example("README.md")
-    assert text.count("400, **") == 2
+    assert text.count("steps=800") == 1
     names = {}
-    exec(text.replace("400, **", "2, **"), names)
+    exec(text.replace("steps=800", "steps=4"), names)
     assert "tensor" in capsys.readouterr().out and (tmp_path / "gates.safetensors").is_file()
     assert names["explainer"].class_aware and names["result"].keep.shape == (3, 4, 4) and len(names["check"].kl) == 3
 

@@ -1,0 +1,71 @@
+"""Recipes: settings of `DiffMask` and `fit` that belong together, and `fit_with_teacher`, the training for photographs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from ..diffmask import DiffMask
+from .distributed import join
+from .fit import fit
+from .history import History
+from .objective import Ranking, teach
+
+# The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, read in November 2026), with a multiplier
+# that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, 28_000, **PUBLISHED["fit"]).
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "explainer": {"placeholder": "learned", "normalise": False, "published": True},
+    "fit": {
+        "batch": 32, "optimizer": "lookahead-adam", "lr": 2e-5, "warmup": 1200, "sparsity": "log", "eps": 0.1, "alpha": 20.0,
+        "alpha_bounds": (0.0, 200.0),
+    },
+}  # fmt: skip
+
+# The two halves of `fit_with_teacher`. The gates drop tokens and know the class. `RANKED` teaches them a dear method's maps;
+# from there `CONSTRAINED` is the constraint, on the very masks that are shown.
+RANKED: dict[str, dict[str, Any]] = {
+    "explainer": {"placeholder": "drop", "class_aware": True},
+    "fit": {"objective": Ranking(), "shallowest": -1, "optimizer": "muon", "lr": 0.01, "decay": True},
+}
+CONSTRAINED: dict[str, dict[str, Any]] = {
+    "fit": {"eps": 0.15, "shown": True, "shallowest": -1, "optimizer": "muon", "lr": 3e-4, "decay": True},
+}
+
+
+def fit_with_teacher(
+    explainer: DiffMask,
+    dataset: Dataset | Tensor,
+    steps: int = 800,
+    *,
+    eps: float = CONSTRAINED["fit"]["eps"],
+    taught: int = 6000,
+    checkpoint: str | os.PathLike | None = None,
+    batch: int = 64,
+    progress: bool = True,
+    **settings: Any,
+) -> History:
+    """Train gates for photographs: the order of the patches in the first half of the steps, then how many each image needs.
+
+    From scratch the constraint chooses no better than chance on photographs (notebook 07). So gates learn the maps of
+    `integrated_drop`, which are made first, and then the constraint, on the very masks that `explain` shows. Made for
+    `DiffMask(vit, **RANKED["explainer"])`.
+    eps: the KL allowed, in nats. taught: how many of the images, from the first on, have maps made and teach the order.
+    checkpoint: a file that the second half goes on from; the first half has one of its own, with ".order" at its end.
+    settings: others of `fit` (seed, every, workers, autocast), for both halves.
+    Returns the history of the second half, or of the first where that was interrupted. Raises what `fit` raises.
+    """
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, one for each half, but it is {steps}.")
+    common = settings | {"batch": batch, "progress": progress}
+    if checkpoint is None or not Path(checkpoint).exists():  # else the order is learned already
+        first = Subset(dataset, range(taught)) if len(dataset) > taught else dataset
+        main = join(next(explainer.vit.parameters()).device).main
+        ranking = RANKED["fit"] | {"objective": teach(explainer.vit, first, batch, progress=progress and main)}
+        history = fit(explainer, first, steps // 2, checkpoint=checkpoint and f"{checkpoint}.order", **common, **ranking)
+        if history.interrupted:
+            return history
+    return fit(explainer, dataset, steps - steps // 2, checkpoint=checkpoint, **common, **CONSTRAINED["fit"] | {"eps": eps})
