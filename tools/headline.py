@@ -80,7 +80,7 @@ def table(found: results.Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame) -> str:
+def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame, by_own: pd.DataFrame) -> str:
     """Order and masks of all gates and of their strongest rivals, each mask beside its random twin; best order first."""
     srg = faithfulness.intervals(found.scores[found.scores["metric"] == "srg"]).set_index(["method", "removal"])
     twin = luck[luck["twin"] == "random"].set_index(["method", "metric"])
@@ -103,6 +103,15 @@ def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame) -> str
             verdict = "not told apart" if not gap.differs else "better" if gap.mean > 0 else "worse"
             gaps.append(f"{shortly(gap, '+')} against {rival}: {verdict}")
         lines.append(f"- {HEADS[removal]}: {'; '.join(gaps)}")
+    lines += [
+        "",
+        "Gates from scratch learned with another removal. By this removal, KL of mask − random twin in each training:",
+        "",
+    ]
+    for (method, removal), rows in by_own.query("twin == 'random' and metric == 'sufficiency'").groupby(["method", "removal"]):
+        gaps = listed(shortly(Interval(row.difference, row.low, row.high), "+") for row in rows.itertuples())
+        verdict = "better than luck" if rows["better"].all() else "better in some" if rows["better"].any() else "none is better"
+        lines.append(f"- {method}, {HEADS[removal]}: {gaps}; {verdict}")
     own, rank = luck[luck["method"] == DIFFMASK], sizes["kept"].corr(sizes["greedy"], "spearman")
     lines += [
         "",
@@ -173,7 +182,7 @@ def rewritten(page: str, found: results.Results, manifest: dict[str, dict]) -> s
         raise ValueError("docs/results.md lacks the lines <!-- headline:begin --> and <!-- headline:end -->")
     if len(KEPT.findall(page)) != 1:
         raise ValueError('docs/results.md has no row of a table that starts with "| its shipped gates keep", or several')
-    luck = (results.read(results.folder() / f"cifar10_{name}.csv") for name in ("luck", "sizes"))
+    luck = (results.read(results.folder() / f"cifar10_{name}.csv") for name in ("luck", "sizes", "luck_own"))
     page = SETS.sub(lambda _: sets(found, *luck), page)
     return KEPT.sub(lambda _: kept_row(manifest), PLACE.sub(lambda _: table(found), page))
 
