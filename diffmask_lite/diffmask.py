@@ -293,8 +293,8 @@ class DiffMask(nn.Module):
         same = same_weights(config["vit"], mine["vit"])
         if same_vit and not same:
             raise ValueError(
-                f"{path} was trained for a ViT of this shape but with other weights; load those, or pass same_vit=False "
-                "to start a new training from these gates."
+                f"{path} was trained for a ViT of this shape but with other weights; load those, or start a new training from "
+                "these gates (same_vit=False, or train-gates --start)."
             )
         if explainer.kind == "mean" and not same and "placeholder" in tensors:
             tensors["placeholder"] = explainer.placeholder  # the mean patch as this ViT embeds it, not as the other did

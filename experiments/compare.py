@@ -277,8 +277,8 @@ class Comparison:
 
         def maps_of(s: int) -> Callable[[nn.Module], Tensor]:
             if method in GATE_KINDS:  # the same gates, reading another ViT's hidden states
-                path = self.task.gates[method][s]
-                return lambda vit: DiffMask.load(path, vit, same_vit=False).eval().explain(images).score
+                path, known = self.task.gates[method][s], said if self.task.explainers[method][s].class_aware else None
+                return lambda vit: DiffMask.load(path, vit, same_vit=False).eval().explain(images, target=known).score
             return lambda vit: attribution.METHODS[method](vit, images, said)
 
         def probe() -> dict[str, pd.DataFrame]:

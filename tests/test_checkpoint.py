@@ -124,7 +124,7 @@ def another_head():
 
 CHANGES = {
     "eps": {"eps": 0.2}, "seed": {"seed": 3}, "sparsity": {"sparsity": "log"}, "objective": {"objective": Ranking()},
-    "alpha_bounds": {"alpha_bounds": (0.0, 200.0)}, "shallowest": {"shallowest": 2}, "decay": {"decay": True},
+    "alpha_bounds": {"alpha_bounds": (0.0, 200.0)}, "shallowest": {"shallowest": 2}, "steps to decay over": {"decay": True},
     "optimizer": {"optimizer": "muon"}, "batch": {"batch": 5}, "lr": {"lr": 1e-4}, "warmup": {"warmup": 1},
     "arithmetic": {"autocast": torch.bfloat16},
 }  # fmt: skip

@@ -379,8 +379,8 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, spoil, why):
 def test_a_folder_of_pictures(tmp_path):
     (tmp_path / "album.jpg").mkdir()  # no picture either
     (tmp_path / "notes.txt").write_text("not a picture")
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match="no picture") as caught:
+    for folder, words in ((tmp_path, "no picture"), (tmp_path / "nowhere", "no folder"), (tmp_path / "notes.txt", "no folder")):
+        with pytest.raises(FileNotFoundError, match=words) as caught:
             ImageFolder(folder, preprocess(shared("vit")))
         assert str(folder) in str(caught.value)
     for name, level in (("b/x.PNG", 10), ("a/deep/y.jpg", 20), ("z.webp", 30)):

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from diffmask_lite import RANKED, DiffMask, Ranking, fit
+from diffmask_lite import RANKED, DiffMask, Ranking, fit, teach
 from diffmask_lite.__main__ import main
 from diffmask_lite.training import distributed
 from diffmask_lite.training.history import COLUMNS
@@ -87,6 +87,7 @@ def work(command):
             signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    found["maps"] = teach(shared("vit"), images[:5], 2, progress=False, checkpoint="maps").term.maps
     history = fit(undecided(), Noisy(images, press), 9, batch=BATCH, progress=False)
     found["stopped"] = [history.interrupted, len(history)]
 
@@ -147,6 +148,15 @@ def test_a_stopped_run_goes_on_to_bitwise_the_same_gates_and_the_main_process_al
     whole = pair[0][name][0]
     assert all(torch.equal(whole, found) for part in pair for found in part[name])
     assert [part["writes"] for part in pair] == [5 * len(REAL), 0]
+
+
+def test_processes_share_the_making_of_maps_and_all_have_the_same(pair, folder):
+    alone = teach(shared("vit"), some_images(shared("vit"), 24)[:5], progress=False).term.maps
+    assert torch.equal(pair[0]["maps"], pair[1]["maps"])
+    torch.testing.assert_close(pair[0]["maps"], alone, atol=1e-5, rtol=1e-4)
+    own = [torch.load(folder / name, weights_only=True)["maps"] for name in ("maps", "maps.1")]
+    torch.testing.assert_close(own[0].flatten(1), alone[::2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(own[1].flatten(1), alone[1::2], atol=1e-5, rtol=1e-4)
 
 
 def test_what_goes_wrong_in_one_process_stops_both_in_one_sentence(pair):

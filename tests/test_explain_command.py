@@ -187,7 +187,7 @@ def test_gates_that_keep_all_or_none_are_named(here, capsys, monkeypatch, ours):
     put("cat.png")
     explainer = DiffMask(ours[0]).eval()  # untrained gates start open
     monkeypatch.setattr(weights, "pretrained", lambda _name: (ours[0], explainer))
-    for threshold, words in ((0.5, "64 of 64 patches alone (these gates have not learned)"), (0.9999, "0 of 64 patches alone")):
+    for threshold, words in ((0.5, "64 of 64 patches alone (this mask leaves nothing out)"), (0.9999, "0 of 64 patches alone")):
         assert main(["explain", "cat.png", "--threshold", str(threshold), "--device", "cpu"]) == 0
         assert words in capsys.readouterr().out
 
@@ -571,8 +571,8 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "There is no file": of(tiny, "nowhere", "many"),
         "add --pretrained, or --weights FILE": ("--model", "test_vit", *gates),
         "There are no gates for test_vit": ("--model", "test_vit", *vit, "--method", "diffmask"),
-        "the nearest name is 'test_vit'": ("--model", "tst_vit", *gates, *vit),
-        "name a ViT of your own with --model": vit,
+        "near names are test_vit": ("--model", "tst_vit", *gates, *vit),
+        "does not hold the ViT that comes with us; name yours with --model": vit,
         "not from both": (*of(tiny, "many"), "--pretrained"),
         "leave --pretrained out": ("--pretrained",),
         "leave --mean out": ("--mean", "0.5"),

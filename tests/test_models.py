@@ -101,6 +101,26 @@ def test_sizes_are_read_off_for_every_family_that_has_a_place_for_each_patch(fam
     assert found == sizes
 
 
+@pytest.mark.parametrize("patch", [8, (8, 16)], ids=["square", "not square"])
+def test_a_patch_size_of_ones_own_is_read_off_too(patch, tmp_path):
+    """With the image size that it means, where the grid is square; timm's name alone has patches of 16 pixels."""
+    sides = (64, 64) if patch == 8 else (64, 128)
+    vit, path = timm.create_model(NAME, patch_size=patch, img_size=sides, num_classes=7).eval(), tmp_path / "own.pth"
+    torch.save(vit.state_dict(), path)
+    found = models.load(NAME, path)
+    assert anatomy(found) == anatomy(vit) and anatomy(found).grid == (8, 8)
+    images = some_images(vit)
+    torch.testing.assert_close(found(images), vit(images))
+
+
+def test_the_crop_of_ones_own_training_is_what_the_vit_gets(tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save(tuned().state_dict(), path)
+    timms, whole = (preprocess(models.load(NAME, path, crop=crop)) for crop in (None, 1))
+    assert timms.box((200, 100)) != whole.box((200, 100)) == (50, 0, 150, 100)
+    refused(lambda: models.load(NAME, path, crop=1.5), "--crop is above 0 and at most 1, but it is 1.5")
+
+
 class Foreign:
     """Something that only a pickle could bring back."""
 
@@ -149,7 +169,7 @@ def test_a_file_that_does_not_fit_is_named_with_the_first_thing_that_differs(spo
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, monkeypatch):
     path = tmp_path / "vit.pth"
     torch.save(tuned().state_dict(), path)
-    refused(lambda: models.load("test_wit"), "nearest name is 'test_vit")
+    refused(lambda: models.load("test_wit"), "near names are test_vit")
     refused(lambda: models.load(NAME, path, pretrained=True), "not from both")
     refused(lambda: models.load(NAME, tmp_path / "none"), "no weights file", FileNotFoundError)
     refused(lambda: models.load("test_vit3", path), "test_vit3: it lacks reg_token and 67 more")

@@ -235,7 +235,7 @@ def test_bfloat16_is_for_processors_that_are_faster_in_it(home, tmp_path, monkey
 
 WRONG = [
     (["--data", "."], "add --pretrained, or --weights FILE"),
-    (["--model", "vit_tiny_patch16", "--weights", "FILE", "--data", "."], "the nearest name is"),
+    (["--model", "vit_tiny_patch16", "--weights", "FILE", "--data", "."], "near names are"),
     (["--weights", "nowhere", "--data", "."], "There is no weights file nowhere"),
     (["--weights", "FILE", "--data", "empty"], "There is no picture"),
     (["--weights", "FILE", "--data", ".", "--start", "x", "--placeholder", "drop"], "comes with --start"),

@@ -16,7 +16,7 @@ from diffmask_lite.datasets import ColourGrid
 from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
-from diffmask_lite.training import History, recipes
+from diffmask_lite.training import History, objective, recipes
 from diffmask_lite.training.data import epoch_order
 from diffmask_lite.training.distributed import Draw, Team
 from diffmask_lite.training.objective import Step, Taught, by_slope, correlation
@@ -210,6 +210,27 @@ def test_training_on_the_shown_masks_measures_them_and_still_teaches():
     assert_gradients_agree(gradients(explainer), gradients(by_hand))
 
 
+def test_maps_that_were_made_are_not_made_again_after_a_stop(images, tmp_path, monkeypatch):
+    vit, path, right, asked = shared("vit"), tmp_path / "maps", objective.integrated_drop, []
+    whole = teach(vit, images, batch=4, progress=False)
+
+    def made(vit, some, stop=True):
+        asked.append(len(some))
+        if stop and len(asked) == 2:
+            raise KeyboardInterrupt
+        return right(vit, some)
+
+    monkeypatch.setattr(objective, "integrated_drop", made)
+    with pytest.raises(KeyboardInterrupt):
+        teach(vit, images, batch=4, progress=False, checkpoint=path)
+    monkeypatch.setattr(objective, "integrated_drop", lambda *some: made(*some, stop=False))
+    again = teach(vit, images, batch=4, progress=False, checkpoint=path)
+    assert sum(asked) == len(images) + 4  # the stopped batch is the only one that is asked about twice
+    torch.testing.assert_close(again.term.maps, whole.term.maps)
+    with pytest.raises(ValueError, match="is of another run: data was"):
+        teach(vit, images + 1, batch=4, progress=False, checkpoint=path)
+
+
 def test_fit_with_teacher_is_the_two_halves_and_only_the_first_images_teach(images, tmp_path, monkeypatch):
     """The maps are made once: gates that learned the order have no more need of them, also after a stop."""
     vit, kind, made, right = shared("vit"), RANKED["explainer"], [], recipes.teach
@@ -220,7 +241,8 @@ def test_fit_with_teacher_is_the_two_halves_and_only_the_first_images_teach(imag
     fit(by_hand, images, 3, **QUICK, **CONSTRAINED["fit"] | {"eps": 0.4})
     history = fit_with_teacher(at_once, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "gates", **QUICK)
     torch.testing.assert_close(weights(at_once), weights(by_hand))
-    assert made == [5] and len(history) == 3 and history.eps == 0.4 and (tmp_path / "gates.order").is_file()
+    assert made == [5] and len(history) == 3 and history.eps == 0.4
+    assert {path.name for path in tmp_path.iterdir()} == {"gates", "gates.order", "gates.maps"}
     fit_with_teacher(stopped, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "gates", **QUICK)
     assert torch.equal(weights(stopped), weights(at_once)) and made == [5]
     with pytest.raises(ValueError, match="steps must be at least 2, one for each half, but it is 1"):

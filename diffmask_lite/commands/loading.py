@@ -34,7 +34,7 @@ def load_explainer(
 
     model: "cifar10" for the ViT that comes with the package, else as for `models.load`. gates: what `DiffMask.save`
     wrote. weights_file: the ViT's weights; pretrained: take timm's instead, which needs a network once.
-    settings: `size`, `mean`, `std`, `names` and `multilabel` of `models.load`, for a ViT that is not ours.
+    settings: `size`, `mean`, `std`, `names`, `multilabel` and `crop` of `models.load`, for a ViT that is not ours.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
     """
     if pretrained and weights_file:
@@ -49,13 +49,20 @@ def load_explainer(
         try:
             vit = weights.load_vit(weights_file or weights.folder() / f"{OURS}_vit.safetensors", OURS)
         except ValueError as error:
-            raise ValueError(f"{str(error).rstrip('.')}; name a ViT of your own with --model.") from error
+            raise ValueError(f"{weights_file} does not hold the ViT that comes with us; name yours with --model.") from error
         return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
     if not (pretrained or weights_file or model.startswith(models.FOLDER)):
         raise ValueError(f"{model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
-    shape = load_tensors(gates)[1].get("shape", {}) if gates else None  # what the gates were trained for
+    shape = _shape_of(gates) if gates else None  # what the gates were trained for
     vit = models.load(model, weights_file, pretrained, shape=shape, **settings)
     return DiffMask.load(gates, vit).eval() if gates else by_removal(vit), models.class_names(vit)
+
+
+def _shape_of(gates: str | os.PathLike) -> dict[str, Any]:
+    try:
+        return load_tensors(gates)[1].get("shape", {})
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; --gates takes what train-gates or DiffMask.save wrote.") from error
 
 
 def by_removal(vit: nn.Module) -> DiffMask:

@@ -34,6 +34,10 @@ def add_model_options(command: Any, default: str | None = None) -> None:
     )  # fmt: skip
     group.add_argument("--std", type=_numbers(float), metavar="X[,X,…]", help="their standard deviation, in the same way")
     group.add_argument(
+        "--crop", type=float, metavar="SHARE",
+        help="part of a photograph's shorter side that the ViT gets, 1 for all of it (default: timm's for NAME, often 0.9)",
+    )  # fmt: skip
+    group.add_argument(
         "--size", type=_numbers(int), metavar="PIXELS",
         help="side of the images, or HEIGHT,WIDTH (default: read off the weights, else timm's for NAME)",
     )  # fmt: skip
@@ -41,7 +45,7 @@ def add_model_options(command: Any, default: str | None = None) -> None:
 
 def model_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return of these options those that say what images and classes are, as keywords of `models.load`."""
-    return {key: getattr(options, key) for key in ("size", "mean", "std", "names", "multilabel")}
+    return {key: getattr(options, key) for key in ("size", "mean", "std", "names", "multilabel", "crop")}
 
 
 def _numbers(kind: type) -> Callable[[str], tuple]:

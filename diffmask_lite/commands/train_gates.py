@@ -47,6 +47,7 @@ On several GPUs, which share each batch; the result is that of one with the whol
 Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
 
 TESTED = 200  # held-out images on which masks are compared with random ones, at most
+FEW = 20  # of these, the comparison says little
 STEPS, PLAIN_STEPS = 800, 2000
 
 
@@ -115,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
         if first:
             print(f"left out: {sentence}", file=sys.stderr)
     if len(data) > 3:
-        data, held_out = hold_out(data)
+        data, held_out = hold_out(data, min(0.1, TESTED / len(data)))
     explainer = _gates(options, vit)
     move(explainer, options.device)
     device = next(vit.parameters()).device
@@ -144,8 +145,10 @@ def run(options: argparse.Namespace) -> None:
         explainer.save(path)
         print(f"{path}: gates for {options.model}")
         if held_out is not None:
-            images = torch.stack([held_out[i][0] for i in range(min(TESTED, len(held_out)))])
+            images = torch.stack([image for image, _ in held_out])
             print(beside_luck(explainer, images.to(next(vit.parameters())), options.batch))
+        else:
+            print("Too few images to hold some out: these masks were not compared with random ones.")
 
 
 def _gates(options: argparse.Namespace, vit: nn.Module) -> DiffMask:
@@ -176,4 +179,5 @@ def beside_luck(explainer: DiffMask, images: Tensor, batch: int) -> str:
         f"{len(images)} held-out images: {kl['kept']:.0%} of the patches kept, KL {kl['mask']:.3f} nats (random sets "
         f"{kl['luck']:.3f}), same class {same['mask']:.0%} (random sets {same['luck']:.0%})"
     )
+    words += f"; {len(images)} images say little" if len(images) < FEW else ""
     return words if kl["better"] and same["better"] else f"{words}; these masks are not shown to be better than luck"

@@ -142,6 +142,8 @@ class ImageFolder(Dataset):
     """Every picture under a folder, at any depth, as `transform` makes it. Yields `(image, name of its folder)`."""
 
     def __init__(self, folder: str | os.PathLike, transform: Callable[[Image.Image | np.ndarray], Tensor]):
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"There is no folder {folder}.")
         self.paths: Sequence[Path] = find_images(folder)
         if not self.paths:
             raise FileNotFoundError(f"There is no picture ({', '.join(IMAGE_ENDINGS)}) under {folder}.")

@@ -1,7 +1,7 @@
 """Is a mask better than luck? Beside each stand its twins: random masks of the same size, and the mask itself, moved.
 
-A mask that does not beat its random twin selects nothing. The moved one also has the mask's shape: sets that lie together keep
-less of an image than scattered ones, so it is the fairer control for masks that lie together.
+A mask that does not beat its random twin has not shown that it selects. The moved one also has the mask's shape: sets that lie
+together keep less of an image than scattered ones, so it is the fairer control for masks that lie together.
 """
 
 from __future__ import annotations

@@ -97,5 +97,5 @@ def how_many(keep: Any, threshold: float | None) -> str:
     if threshold is None or 0 < keep.sum() < keep.size:
         return f"{words} ({keep.mean():.0%})"
     if keep.any() and threshold >= 0.5:
-        return f"{words}: these gates have not learned"
+        return f"{words}: this mask leaves nothing out"
     return f"{words}: {'all lie' if keep.any() else 'none lies'} above {threshold:g}"

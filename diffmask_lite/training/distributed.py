@@ -69,6 +69,14 @@ class Team:
             stacked = reduce(stacked, "mean")
         return dict(zip(numbers, stacked.tolist(), strict=True))  # the one place where a step waits for its device
 
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes, on the CPU."""
+        if self.size > 1:
+            from accelerate.utils import reduce
+
+            tensor = reduce(tensor.to(self.device), "sum").cpu()
+        return tensor
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients of what was used in this step, in one message."""
         if self.size > 1:

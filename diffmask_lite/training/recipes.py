@@ -15,8 +15,10 @@ from .fit import fit
 from .history import History
 from .objective import Ranking, teach
 
-# The published recipe: the settings of the authors' code (AngelosNal/Vision-DiffMask, read in November 2026), with a multiplier
-# that ascends. Used as DiffMask(vit, **PUBLISHED["explainer"]) and fit(explainer, data, 28_000, **PUBLISHED["fit"]).
+# The published recipe: settings of the authors' code (AngelosNal/Vision-DiffMask, read in November 2026). Three things differ:
+# the multiplier ascends, by plain steps (theirs has a Lookahead optimiser); the placeholder starts at the mean patch (theirs is
+# random); and the class token is never masked. Used as DiffMask(vit, **PUBLISHED["explainer"]) and
+# fit(explainer, data, 28_000, **PUBLISHED["fit"]).
 PUBLISHED: dict[str, dict[str, Any]] = {
     "explainer": {"placeholder": "learned", "normalise": False, "published": True},
     "fit": {
@@ -54,7 +56,8 @@ def fit_with_teacher(
     `integrated_drop`, which are made first, and then the constraint, on the very masks that `explain` shows. Made for
     `DiffMask(vit, **RANKED["explainer"])`.
     eps: the KL allowed, in nats. taught: how many of the images, from the first on, have maps made and teach the order.
-    checkpoint: a file that the second half goes on from; the first half has one of its own, with ".order" at its end.
+    checkpoint: a file that the second half goes on from; maps and first half have files of their own, with ".maps" and ".order"
+        at the end.
     settings: others of `fit` (seed, every, workers, autocast), for both halves.
     Returns the history of the second half, or of the first where that was interrupted. Raises what `fit` raises.
     """
@@ -63,8 +66,9 @@ def fit_with_teacher(
     common = settings | {"batch": batch, "progress": progress}
     if checkpoint is None or not Path(checkpoint).exists():  # else the order is learned already
         first = Subset(dataset, range(taught)) if len(dataset) > taught else dataset
-        main = join(next(explainer.vit.parameters()).device).main
-        ranking = RANKED["fit"] | {"objective": teach(explainer.vit, first, batch, progress=progress and main)}
+        shown = progress and join(next(explainer.vit.parameters()).device).main
+        taught_by = teach(explainer.vit, first, batch, shown, checkpoint and f"{checkpoint}.maps")
+        ranking = RANKED["fit"] | {"objective": taught_by}
         history = fit(explainer, first, steps // 2, checkpoint=checkpoint and f"{checkpoint}.order", **common, **ranking)
         if history.interrupted:
             return history

@@ -45,6 +45,7 @@ def load(
     std: float | Sequence[float] | None = None,
     names: str | os.PathLike | Sequence[str] | None = None,
     multilabel: bool | None = None,
+    crop: float | None = None,
     shape: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Return a ViT in eval mode, on the CPU: one of timm's architectures, with weights of yours or of timm.
@@ -52,13 +53,14 @@ def load(
     model: timm's name, "hf-hub:…", or "local-dir:" and a folder with weights, of `timm.models.save_for_hf` or of
         transformers' `save_pretrained` (see `from_transformers`).
     weights: a file of your training, safetensors or what `torch.save` wrote: a state dict, or a dict that holds one under
-        a key of `HELD` (the first that is there). Classes, channels and image size are read off its tensors; a file does not
-        say which options the ViT was made with, such as `global_pool`, but a folder does.
+        a key of `HELD` (the first that is there). Classes, channels, patch and image size are read off its tensors; a file does
+        not say which other options the ViT was made with, such as `global_pool`, but a folder does.
     pretrained: take timm's weights, which needs a network once.
     size: of the images in pixels, a side or (H, W); by default the file's, else timm's for this name.
     mean, std: of the normalisation, one number or one a channel, for pixels in [0, 1]; by default timm's for this name.
     names: a word for each class, or a text file with a line for each; see `class_names`.
     multilabel: whether the head has a sigmoid for each label; by default as a folder's configuration says, else not.
+    crop: which part of the photograph's shorter side the ViT gets, in (0, 1]; by default timm's for this name, often 0.9.
     shape: "size", "channels" and "multilabel" where nothing else says them, as a file of gates does.
     A head of one logit becomes one of two, see `two_class`. Without weights the ViT is untrained.
     Raises `ValueError` or `FileNotFoundError`, one sentence, for whatever does not fit together.
@@ -85,6 +87,10 @@ def load(
     if shape.get("channels", 3) != 3:
         options.setdefault("in_chans", shape["channels"])
     vit = _create(model, pretrained or filled, **options)
+    if crop is not None:
+        if not 0 < crop <= 1:
+            raise ValueError(f"--crop is above 0 and at most 1, but it is {crop:g}.")
+        vit.pretrained_cfg["crop_pct"] = crop
     if state is not None:
         _fill(vit, state, weights, model)
     if shape.get("multilabel") if multilabel is None else multilabel:
@@ -104,8 +110,10 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 def _require_known(model: str) -> None:
     if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
-        near = difflib.get_close_matches(model, timm.list_models(), n=1)
-        raise ValueError(f"timm has no model {model!r}" + (f"; the nearest name is {near[0]!r}." if near else "."))
+        if Path(model).is_dir():
+            raise ValueError(f"timm has no model {model!r}, but there is a folder of this name: say {FOLDER}{model}.")
+        near = difflib.get_close_matches(model, timm.list_models(), n=3)
+        raise ValueError(f"timm has no model {model!r}" + (f"; near names are {', '.join(near)}." if near else "."))
 
 
 def _create(model: str, pretrained: bool = False, meta: bool = False, **options: Any) -> nn.Module:
@@ -191,15 +199,20 @@ def _sizes(plain: nn.Module, state: dict[str, Tensor]) -> dict[str, Any]:
     if head is not None:
         found["num_classes"] = len(head)
     kernel = state.get(f"{convolution}.weight")
-    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
-        found["in_chans"] = kernel.shape[1]
+    embed = getattr(plain, "patch_embed", None)
+    cells = zip(getattr(embed, "img_size", ()), getattr(embed, "grid_size", ()), strict=True)
+    patch = tuple(pixels // cell for pixels, cell in cells)  # a backbone in front makes them larger than its kernel
+    if kernel is not None and kernel.ndim == 4:
+        if kernel.shape[1] != 3:
+            found["in_chans"] = kernel.shape[1]
+        if convolution == "patch_embed.proj" and patch and tuple(kernel.shape[2:]) != patch:  # no backbone
+            found["patch_size"] = patch = tuple(kernel.shape[2:])
     places, mine = state.get("pos_embed"), getattr(plain, "pos_embed", None)
-    if places is not None and mine is not None and places.ndim == 3 and places.shape[1] != mine.shape[1]:
-        embed = plain.patch_embed
+    if places is not None and mine is not None and places.ndim == 3 and (places.shape != mine.shape or "patch_size" in found):
         patches = places.shape[1] - (mine.shape[1] - math.prod(embed.grid_size))  # without the prefix tokens
         side = math.isqrt(max(patches, 0))
         if side * side == patches:  # other grids cannot be told from a number, and wait for a size
-            found["img_size"] = tuple(side * (a // b) for a, b in zip(embed.img_size, embed.grid_size, strict=True))
+            found["img_size"] = tuple(side * pixels for pixels in patch)
     return found
 
 
@@ -215,7 +228,7 @@ def _fill(vit: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, mod
         if given.shape != value.shape:
             raise ValueError(
                 f"{start}: {name} is {tuple(given.shape)} in the file, but {tuple(value.shape)} in the ViT; "
-                "name another --model, or say the --size of its images."
+                f"name another --model, or say the --size of its images; {_advice(state)}."
             )
         if value.is_floating_point() and given.element_size() == 1:
             raise ValueError(f"{path} is quantised ({name} is {given.dtype}); take the weights from before that.")

@@ -31,8 +31,8 @@ BOXES = {
         ("hidden states\n$h_0, h_1, …, h_{L+1}$", 4.85, 3.15, 1.6),
         ("$p(x)$", 8.2, 3.15, 0.9),
     ],
-    "gates": [("one gate per layer:\n$z_i$ from $[h_0\\,; h_i]$", 4.85, 1.95, 1.75)],
-    "mask": [("product over\nlayers: $z$", 2.75, 1.95, 1.3)],
+    "gates": [("one gate per state:\n$z_i$ from $[h_0\\,; h_i]$", 4.85, 1.95, 1.75)],
+    "mask": [("product of\nall: $z$", 2.75, 1.95, 1.3)],
     "removal": [("the same\nfrozen ViT", 4.85, 0.6, 1.3)],
     "test": [("$p(\\mathrm{masked}\\ x)$", 8.2, 0.6, 1.35), ("KL: did the\nanswer change?", 8.2, 1.88, 1.45)],
 }
@@ -92,7 +92,7 @@ def pipeline(picture: Any, mask: Any, part: str | None = None, cmap: str = MAP) 
         color="black" if part in (None, "removal") else "#909090",
     )
     words = (
-        "The frozen ViT reads the image and predicts p(x). One gate per layer reads the hidden states of each patch. The "
+        "The frozen ViT reads the image and predicts p(x). There is one gate for each hidden state of a patch. The "
         "product of the gates is the mask. The ViT then sees only the patches kept, and KL compares its two predictions."
     )
     return described(figure, words + (f" Highlighted: {part}." if part else ""))
