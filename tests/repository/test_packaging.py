@@ -173,7 +173,7 @@ def test_readme_example_runs_as_it_stands_on_a_folder_of_photographs(tmp_path, m
 def test_example_that_compares_prints_every_method(capsys):
     vit, explainer = weights.pretrained("grid")
     images = ColourGrid(20, seed=0).images
-    exec(example("docs/your_own_vit.md"), {"vit": vit, "images": images, "result": explainer.explain(images)})
+    exec(example("docs/your_own_vit.md"), {"vit": vit, "images": images, "explainer": explainer})
     printed = capsys.readouterr().out
     assert "srg" in printed and "gradient_attention" in printed and "shifted" in printed
 
