@@ -5,8 +5,9 @@
 
 Writes data/results/NAME_luck.csv, a row a method, twin and metric (`faithfulness.luck`; test images, all seeds that ship), and
 NAME_sizes.csv, a row an image: how many patches the gates of seed 0 keep, and the fewest that greedy elimination leaves at no
-more than the gates' mean KL. Rivals keep as many patches of each image as the first gates. Removed patches are dropped; on the
-grid, the mean patch stands there.
+more than the gates' mean KL, and at no more than their KL on this image. Rivals keep as many patches of each image as the first
+gates. Removed patches are dropped; on the grid, the mean patch stands there. NAME_luck_own.csv asks gates that learned with
+another removal by that one, a row a training.
 """
 
 from __future__ import annotations

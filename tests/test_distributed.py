@@ -87,7 +87,11 @@ def work(command):
             signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    found["maps"] = teach(shared("vit"), images[:5], 2, progress=False, checkpoint="maps").term.maps
+    asked, right = [], OBJECTIVE.integrated_drop
+    OBJECTIVE.integrated_drop = lambda vit, some: asked.extend(some) or right(vit, some)
+    for _ in range(2):
+        found["maps"] = teach(shared("vit"), images[:5], 2, progress=False, checkpoint="maps").term.maps
+    found["asked"] = len(asked)
     history = fit(undecided(), Noisy(images, press), 9, batch=BATCH, progress=False)
     found["stopped"] = [history.interrupted, len(history)]
 
@@ -154,9 +158,9 @@ def test_processes_share_the_making_of_maps_and_all_have_the_same(pair, folder):
     alone = teach(shared("vit"), some_images(shared("vit"), 24)[:5], progress=False).term.maps
     assert torch.equal(pair[0]["maps"], pair[1]["maps"])
     torch.testing.assert_close(pair[0]["maps"], alone, atol=1e-5, rtol=1e-4)
-    own = [torch.load(folder / name, weights_only=True)["maps"] for name in ("maps", "maps.1")]
-    torch.testing.assert_close(own[0].flatten(1), alone[::2], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(own[1].flatten(1), alone[1::2], atol=1e-5, rtol=1e-4)
+    assert [part["asked"] for part in pair] == [3, 2], "each makes its share, and none is made twice"
+    stored = torch.load(folder / "maps", weights_only=True)["maps"]  # by the main process, for any number of them
+    assert torch.equal(stored.flatten(1), pair[0]["maps"]) and not list(folder.glob("maps.*"))
 
 
 def test_what_goes_wrong_in_one_process_stops_both_in_one_sentence(pair):

@@ -559,6 +559,18 @@ def test_a_multilabel_vit_is_answered_label_by_label(here, capsys, tiny):
     assert status == 1 and "multilabel False, but this one has multilabel True" in sentence(err[-1])
 
 
+def test_a_crop_that_is_said_is_the_part_that_the_vit_gets(here, capsys, tiny):
+    """A square of 100 pixels: timm's test_vit takes 95 % of its side; one of half the side lies in the middle."""
+    Image.new("RGB", (100, 100), (200, 90, 30)).save("square.png")
+    boxes = []
+    for arguments in ((), ("--crop", "0.5")):
+        status, (row,), _ = explain(capsys, "square.png", "--model", "test_vit", "--weights", tiny / "many.vit", *arguments)
+        assert status == 0
+        boxes.append(row["crop"])
+    timms, half = boxes
+    assert timms != half and all(abs(side - wanted) < 1 for side, wanted in zip(half, (25, 25, 75, 75), strict=True))
+
+
 def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
     put("cat.png")
     gates, vit = ["--gates", tiny / "many.gates"], ["--weights", tiny / "many.vit"]
@@ -568,11 +580,12 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "is for a ViT with": of(tiny, "other", "many"),
         "is for a ViT with size": ("--weights", weights.folder() / "cifar10_vit.safetensors", *gates),
         "not a whole safetensors file": of(tiny, "broken", "many"),
+        "gates are what train-gates or DiffMask.save wrote": ("--gates", tiny / "broken.gates"),
         "There is no file": of(tiny, "nowhere", "many"),
         "add --pretrained, or --weights FILE": ("--model", "test_vit", *gates),
         "There are no gates for test_vit": ("--model", "test_vit", *vit, "--method", "diffmask"),
-        "near names are test_vit": ("--model", "tst_vit", *gates, *vit),
-        "does not hold the ViT that comes with us; name yours with --model": vit,
+        "nearest: test_vit": ("--model", "tst_vit", *gates, *vit),
+        "does not hold the ViT that comes with us (": vit,
         "not from both": (*of(tiny, "many"), "--pretrained"),
         "leave --pretrained out": ("--pretrained",),
         "leave --mean out": ("--mean", "0.5"),

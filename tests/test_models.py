@@ -113,6 +113,26 @@ def test_a_patch_size_of_ones_own_is_read_off_too(patch, tmp_path):
     torch.testing.assert_close(found(images), vit(images))
 
 
+@pytest.mark.parametrize(
+    "sides, patch", [((160, 160), (8, 32)), ((80, 80), 8)], ids=["timm's size", "as many patches as timm's"]
+)
+def test_timms_size_is_kept_where_it_explains_the_patches_and_a_size_that_is_said_counts(sides, patch, tmp_path):
+    """test_vit has 160 pixels a side and patches of 16: 100 of them, as many as of 8 pixels on 80."""
+    vit, path = timm.create_model(NAME, patch_size=patch, img_size=sides, num_classes=7).eval(), tmp_path / "own.pth"
+    torch.save(vit.state_dict(), path)
+    found = models.load(NAME, path, size=None if sides == (160, 160) else sides)
+    assert anatomy(found) == anatomy(vit)
+    torch.testing.assert_close(found(some_images(vit)), vit(some_images(vit)))
+
+
+def test_a_folder_of_transformers_takes_a_crop_and_a_folder_is_told_from_a_name(tmp_path, monkeypatch):
+    of_transformers("vit").save_pretrained(tmp_path / "theirs")
+    assert models.load(f"local-dir:{tmp_path / 'theirs'}", mean=0.5, std=0.5, crop=0.5).pretrained_cfg["crop_pct"] == 0.5
+    refused(lambda: models.load(f"local-dir:{tmp_path / 'theirs'}", mean=0.5, std=0.5, crop=7), "--crop is above 0")
+    monkeypatch.chdir(tmp_path)
+    refused(lambda: models.load("theirs"), "there is a folder of this name: say local-dir:theirs")
+
+
 def test_the_crop_of_ones_own_training_is_what_the_vit_gets(tmp_path):
     path = tmp_path / "vit.pth"
     torch.save(tuned().state_dict(), path)
@@ -169,7 +189,7 @@ def test_a_file_that_does_not_fit_is_named_with_the_first_thing_that_differs(spo
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, monkeypatch):
     path = tmp_path / "vit.pth"
     torch.save(tuned().state_dict(), path)
-    refused(lambda: models.load("test_wit"), "near names are test_vit")
+    refused(lambda: models.load("test_wit"), "nearest: test_vit")
     refused(lambda: models.load(NAME, path, pretrained=True), "not from both")
     refused(lambda: models.load(NAME, tmp_path / "none"), "no weights file", FileNotFoundError)
     refused(lambda: models.load("test_vit3", path), "test_vit3: it lacks reg_token and 67 more")

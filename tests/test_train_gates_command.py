@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import timm
@@ -121,6 +122,21 @@ def test_an_order_is_learned_before_the_constraint_and_the_masks_are_tested_on_o
     torch.testing.assert_close(order["gates"][first], start.state_dict()[first])
 
 
+def test_a_tenth_is_held_out_and_few_images_are_said_to_say_little(home, tmp_path, capsys):
+    """Of 30 pictures three; of three none, and then it is said that nothing was compared."""
+    folders = {n: tmp_path / f"{n}" for n in (3, 30)}
+    for n, folder in folders.items():
+        folder.mkdir()
+        for i in range(n):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    train(home, tmp_path / "a", "--steps", "2", "--data", str(folders[30]))
+    said = capsys.readouterr().out
+    assert "27 images, 3 more are held out" in said and "3 held-out images:" in said and "; 3 images say little" in said
+    train(home, tmp_path / "b", "--steps", "2", "--data", str(folders[3]))
+    assert "Too few images to hold some out: these masks were not compared with random ones." in capsys.readouterr().out
+
+
 def test_a_stopped_training_goes_on_with_the_half_that_it_was_in(home, tmp_path, monkeypatch):
     """The maps are made once: gates that learned the order have no more need of them."""
     train(home, tmp_path / "whole", "--steps", "4", plain=False)
@@ -235,7 +251,7 @@ def test_bfloat16_is_for_processors_that_are_faster_in_it(home, tmp_path, monkey
 
 WRONG = [
     (["--data", "."], "add --pretrained, or --weights FILE"),
-    (["--model", "vit_tiny_patch16", "--weights", "FILE", "--data", "."], "near names are"),
+    (["--model", "vit_tiny_patch16", "--weights", "FILE", "--data", "."], "nearest: "),
     (["--weights", "nowhere", "--data", "."], "There is no weights file nowhere"),
     (["--weights", "FILE", "--data", "empty"], "There is no picture"),
     (["--weights", "FILE", "--data", ".", "--start", "x", "--placeholder", "drop"], "comes with --start"),

@@ -229,11 +229,25 @@ def test_maps_that_were_made_are_not_made_again_after_a_stop(images, tmp_path, m
     torch.testing.assert_close(again.term.maps, whole.term.maps)
     with pytest.raises(ValueError, match="is of another run: data was"):
         teach(vit, images + 1, batch=4, progress=False, checkpoint=path)
+    other = build("vit")
+    other.head.bias.data += 1
+    with pytest.raises(ValueError, match="is of another run: vit was"):
+        teach(other, images, batch=4, progress=False, checkpoint=path)
+
+
+def test_an_image_without_a_map_is_named_at_once_and_its_batch_is_not_kept(images, tmp_path, monkeypatch):
+    right, seen = objective.integrated_drop, []
+    monkeypatch.setattr(objective, "integrated_drop", lambda vit, some: seen.append(1) or right(vit, some) / (len(seen) != 2))
+    with pytest.raises(ValueError, match="The map of image 4 of the data set holds NaN or infinite values") as error:
+        teach(shared("vit"), images, batch=4, progress=False, checkpoint=tmp_path / "maps")
+    assert_one_sentence(error.value)
+    assert len(seen) == 2 and len(torch.load(tmp_path / "maps", weights_only=True)["maps"]) == 4
 
 
 def test_fit_with_teacher_is_the_two_halves_and_only_the_first_images_teach(images, tmp_path, monkeypatch):
     """The maps are made once: gates that learned the order have no more need of them, also after a stop."""
     vit, kind, made, right = shared("vit"), RANKED["explainer"], [], recipes.teach
+    fitted = recipes.fit
     monkeypatch.setattr(recipes, "teach", lambda vit, some, *a, **k: made.append(len(some)) or right(vit, some, *a, **k))
     by_hand, at_once, stopped = (DiffMask(vit, **kind) for _ in range(3))
     first = images[:5]
@@ -243,10 +257,41 @@ def test_fit_with_teacher_is_the_two_halves_and_only_the_first_images_teach(imag
     torch.testing.assert_close(weights(at_once), weights(by_hand))
     assert made == [5] and len(history) == 3 and history.eps == 0.4
     assert {path.name for path in tmp_path.iterdir()} == {"gates", "gates.order", "gates.maps"}
-    fit_with_teacher(stopped, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "gates", **QUICK)
-    assert torch.equal(weights(stopped), weights(at_once)) and made == [5]
-    with pytest.raises(ValueError, match="steps must be at least 2, one for each half, but it is 1"):
-        fit_with_teacher(stopped, images, 1, **QUICK)
+
+    def killed(*arguments, **settings):  # between the two halves
+        if "objective" not in settings:
+            raise KeyboardInterrupt
+        return fitted(*arguments, **settings)
+
+    asked, teacher = [], objective.integrated_drop
+    monkeypatch.setattr(objective, "integrated_drop", lambda vit, some: asked.extend(some) or teacher(vit, some))
+    monkeypatch.setattr(recipes, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit_with_teacher(stopped, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "again", **QUICK)
+    monkeypatch.setattr(recipes, "fit", fitted)
+    again = DiffMask(vit, **kind)
+    fit_with_teacher(again, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "again", **QUICK)
+    assert torch.equal(weights(again), weights(at_once)) and len(asked) == 5
+    fit_with_teacher(again, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "again", **QUICK)  # it is finished
+    assert torch.equal(weights(again), weights(at_once)) and len(asked) == 5
+
+
+WRONG_RECIPES = {
+    "one step": ({"steps": 1}, "steps must be at least 2, one for each half, but it is 1"),
+    "a bound of nothing": ({"eps": 0}, "eps must be above 0, but it is 0"),
+    "never saved": ({"every": 0}, "every must be above 0"),
+    "taught nothing": ({"taught": 0}, "taught must be above 0"),
+    "a rate": ({"lr": 0.1}, "fit_with_teacher has no setting lr; leave it out"),
+    "a slip": ({"alph": 1}, "fit_with_teacher has no setting alph; leave it out"),
+}
+
+
+@pytest.mark.parametrize("settings, words", WRONG_RECIPES.values(), ids=WRONG_RECIPES)
+def test_what_the_recipe_cannot_do_is_said_before_a_map_is_made(images, monkeypatch, settings, words):
+    monkeypatch.setattr(recipes, "teach", None)
+    with pytest.raises(ValueError, match=words) as error:
+        fit_with_teacher(DiffMask(shared("vit"), **RANKED["explainer"]), images, **{"steps": 4, "progress": False} | settings)
+    assert_one_sentence(error.value)
 
 
 @pytest.mark.parametrize("settings", [{}, {"objective": Ranking()}], ids=["constraint", "ranking"])

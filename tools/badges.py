@@ -6,8 +6,8 @@
 
 The address is kept in one place, pyproject.toml: OWNER/NAME in `[project.urls]`, the branch or release tag in
 `[tool.badges]`. Whoever publishes or forks the course gives it once, as in the third line. Rewritten are, in each
-notebook, the Colab badge of the first cell, the bootstrap cell (from tools/bootstrap_cell.py) and the last cell with
-its previous and next links; the table of notebooks in README.md; the address wherever else it is written.
+notebook, the Colab badge and the minutes of the first cell, the bootstrap cell (from tools/bootstrap_cell.py) and the
+last cell with its previous and next links; the table of notebooks in README.md; the address wherever else it is written.
 """
 
 import argparse

@@ -110,7 +110,8 @@ def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame, by_own
     ]
     for (method, removal), rows in by_own.query("twin == 'random' and metric == 'sufficiency'").groupby(["method", "removal"]):
         gaps = listed(shortly(Interval(row.difference, row.low, row.high), "+") for row in rows.itertuples())
-        verdict = "better than luck" if rows["better"].all() else "better in some" if rows["better"].any() else "none is better"
+        better, worse = rows["better"].sum(), (rows["low"] > 0).sum()
+        verdict = f"better than luck in {better}, worse in {worse}"
         lines.append(f"- {method}, {HEADS[removal]}: {gaps}; {verdict}")
     own, rank = luck[luck["method"] == DIFFMASK], sizes["kept"].corr(sizes["greedy"], "spearman")
     own_kl = "greedy at the mask's KL"

@@ -77,7 +77,8 @@ def text_of(cell) -> str:
 def minutes(cells: list) -> tuple[int, int]:
     """Minutes to read a notebook, rounded up to the next 5, and those that its exercises state.
 
-    A minute is 150 words, 12 lines of code or 2 pictures. What is folded, the references and the set-up are not read.
+    A minute is 150 words, 12 lines of code or 2 pictures. What is folded, the references and the set-up are not read; the texts
+    of exercises are, and solving them is apart.
     """
     text = "\n".join(FOLDED.sub("", prose(cell)) for cell in cells).split("## References")[0]
     read = [cell for cell in cells if cell.cell_type == "code" and not cell.metadata.get("jupyter", {}).get("source_hidden")]

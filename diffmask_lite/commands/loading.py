@@ -49,20 +49,28 @@ def load_explainer(
         try:
             vit = weights.load_vit(weights_file or weights.folder() / f"{OURS}_vit.safetensors", OURS)
         except ValueError as error:
-            raise ValueError(f"{weights_file} does not hold the ViT that comes with us; name yours with --model.") from error
+            if weights_file is None:
+                raise
+            why = str(error).rstrip(".")
+            raise ValueError(
+                f"{weights_file} does not hold the ViT that comes with us ({why}); name yours with --model."
+            ) from error
+        if gates:
+            read_shape(gates)
         return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
     if not (pretrained or weights_file or model.startswith(models.FOLDER)):
         raise ValueError(f"{model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
-    shape = _shape_of(gates) if gates else None  # what the gates were trained for
+    shape = read_shape(gates) if gates else None  # what the gates were trained for
     vit = models.load(model, weights_file, pretrained, shape=shape, **settings)
     return DiffMask.load(gates, vit).eval() if gates else by_removal(vit), models.class_names(vit)
 
 
-def _shape_of(gates: str | os.PathLike) -> dict[str, Any]:
+def read_shape(gates: str | os.PathLike) -> dict[str, Any]:
+    """Return the shape of the ViT that a file of gates was made for."""
     try:
         return load_tensors(gates)[1].get("shape", {})
     except ValueError as error:
-        raise ValueError(f"{str(error).rstrip('.')}; --gates takes what train-gates or DiffMask.save wrote.") from error
+        raise ValueError(f"{str(error).rstrip('.')}; gates are what train-gates or DiffMask.save wrote.") from error
 
 
 def by_removal(vit: nn.Module) -> DiffMask:

@@ -35,7 +35,8 @@ def add_model_options(command: Any, default: str | None = None) -> None:
     group.add_argument("--std", type=_numbers(float), metavar="X[,X,…]", help="their standard deviation, in the same way")
     group.add_argument(
         "--crop", type=float, metavar="SHARE",
-        help="part of a photograph's shorter side that the ViT gets, 1 for all of it (default: timm's for NAME, often 0.9)",
+        help="part of a photograph's shorter side that the ViT gets, 1 for all of it (default: timm's for NAME, often 0.9; "
+        "where --fit keeps the whole photograph, it has no effect)",
     )  # fmt: skip
     group.add_argument(
         "--size", type=_numbers(int), metavar="PIXELS",

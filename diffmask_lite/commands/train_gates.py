@@ -23,8 +23,8 @@ from ..faithfulness import luck
 from ..training import CONSTRAINED, RANKED, fit, fit_with_teacher, hold_out
 from ..training.distributed import fast_bfloat16, join
 from ..vit import UnfitViT, models
-from ..vit.storage import load_tensors, write
-from .loading import move
+from ..vit.storage import write
+from .loading import move, read_shape
 from .options import add_model_options, model_settings
 
 ABOUT = """\
@@ -44,10 +44,10 @@ A ViT of your own training, from its checkpoint or from a folder that timm or tr
 On several GPUs, which share each batch; the result is that of one with the whole batch:
   torchrun --nproc-per-node 4 -m diffmask_lite train-gates --model vit_base_patch16_224 --pretrained --data photos/
 
-Ctrl-C stops after the step in hand, and the same command goes on from the checkpoint."""
+Ctrl-C stops after the step in hand, or the maps in hand, and the same command goes on from there."""
 
 TESTED = 200  # held-out images on which masks are compared with random ones, at most
-FEW = 20  # of these, the comparison says little
+FEW = 20  # with fewer, the comparison says little
 STEPS, PLAIN_STEPS = 800, 2000
 
 
@@ -80,7 +80,7 @@ def add_train_gates(commands: Any) -> None:
     command.add_argument("--lr", type=float, help="learning rate of plain gates (default: 0.003)")
     command.add_argument(
         "--plain", action="store_true",
-        help="learn by the constraint alone, as published; on photographs such masks were no better than random ones",
+        help="learn by the constraint alone; on CIFAR-10 such masks were no better than random ones",
     )  # fmt: skip
     command.add_argument("--every", type=int, default=100, help="steps between two checkpoints (default: 100)")
     command.add_argument(
@@ -108,8 +108,8 @@ def run(options: argparse.Namespace) -> None:
     steps = options.steps if options.steps is not None else PLAIN_STEPS if options.plain else STEPS
     if steps < (1 if options.plain else 2):  # before maps are made to learn from
         raise ValueError(f"--steps must be at least {1 if options.plain else '2, one for each half'}, but it is {steps}.")
-    config = load_tensors(options.start)[1] if options.start else {}
-    vit = models.load(options.model, options.weights, options.pretrained, shape=config.get("shape"), **model_settings(options))
+    shape = read_shape(options.start) if options.start else None
+    vit = models.load(options.model, options.weights, options.pretrained, shape=shape, **model_settings(options))
     data, held_out = ImageFolder(options.data, preprocess(vit)), None
     first = os.environ.get("RANK", "0") == "0"  # of several processes, which join below
     for sentence in data.leave_out_broken(progress=first):

@@ -19,8 +19,9 @@ from .canvas import BLUE, GREEN, ORANGE, Drawing, as_array, as_p, described, in_
 def history(history: Any) -> Drawing:
     """Draw what `fit` recorded: KL with its bound ε, the share of patches kept and the multiplier α, against the step.
 
-    Pale points are single steps, lines a running median over a twentieth of them. The axis of KL is linear up to ε and
-    logarithmic above. Each depth k, of which a step draws one, has a multiplier of its own, and so a line of its own.
+    Of KL and share, pale points are single steps, lines a running median over a twentieth of them. The axis of KL is linear up
+    to ε and logarithmic above. Each depth k, of which a step draws one, has a multiplier of its own: a line from the step where
+    the depth was first drawn.
     """
     step, eps = as_array(history.step), float(history.eps)
     figure, axes = new_figure(3.0, 1, 3)
@@ -31,14 +32,18 @@ def history(history: Any) -> Drawing:
         values = pd.Series(as_array(getattr(history, name)), dtype=float)
         middle = values.rolling(len(step) // 20 + 1, center=True, min_periods=1).median()
         if name == "alpha":
-            _by_depth(ax, step, values, as_array(history.layer))
+            ends = _by_depth(ax, step, values, as_array(history.layer))
         else:
             ax.plot(step, values, ".", color=colour, markersize=4, alpha=0.3, markeredgewidth=0)
             ax.plot(step, middle, color=colour, linewidth=2)
         ax.set(xlabel="training step", ylabel=label)
         ax.tick_params(labelsize=11)  # said outright, or matplotlib asks the reader's settings how many ticks have room
         ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-        words += [f"{label} from {middle.iloc[0]:.2f} to {middle.iloc[-1]:.2f}"] if len(step) else []
+        if name == "alpha":
+            words += [f"{label} at the end {', '.join(f'{last:.2f} for k = {k}' for k, last in ends.items())}"] if ends else []
+        elif len(step):
+            asked = not middle.isna().all()
+            words.append(f"{label} from {middle.iloc[0]:.2f} to {middle.iloc[-1]:.2f}" if asked else f"{label} not recorded")
     axes[0, 0].axhline(eps, color="black", linestyle="--", linewidth=1.5, label=f"ε = {eps:g}")
     axes[0, 0].set_yscale("symlog", linthresh=max(eps, 1e-3))
     axes[0, 0].legend(loc="upper right")
@@ -48,14 +53,15 @@ def history(history: Any) -> Drawing:
     return described(figure, f"Running medians over {len(step)} recorded steps, with ε = {eps:g}: {'; '.join(words)}.")
 
 
-def _by_depth(ax: Axes, step: ndarray, alpha: pd.Series, layer: ndarray) -> None:
-    """Draw the multiplier of each depth as a line, from pale for the first to dark for the last."""
+def _by_depth(ax: Axes, step: ndarray, alpha: pd.Series, layer: ndarray) -> dict[int, float]:
+    """Draw the multiplier of each depth as a line, pale for the first to dark for the last; return where the two end."""
     depths = np.unique(layer)
     for depth, shade in zip(depths, colormaps["Oranges"](np.linspace(0.35, 1, len(depths))), strict=True):
         label = f"k = {depth}" if depth in depths[[0, -1]] else None
         ax.plot(step[layer == depth], alpha[layer == depth], color=shade, linewidth=2, label=label)
     if len(depths) > 1:
         ax.legend(loc="upper right")
+    return {int(k): alpha[layer == k].iloc[-1] for k in depths[[0, -1]]} if len(depths) and alpha.notna().any() else {}
 
 
 @in_house_style

@@ -33,9 +33,9 @@ def gallery(
 ) -> Drawing:
     """Draw images in pairs: the picture under the ViT's answer, and the kept patches under its answer to those alone.
 
-    Right in brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another colour. Above a wrong
-    one, where truth (B,) is given, the truth stands in brackets. Of several labels the most probable stands there, and how many
-    more there are.
+    Above the right picture, in brackets: how many patches are kept. A changed answer has a frame, the sign ≠ and another
+    colour. Above a wrong one, where truth (B,) is given, the truth stands in brackets. Of several labels the most probable
+    stands there, and how many more there are.
     `result` and `check` are what `explain(images)` and `verify(images, result.keep)` returned.
     luck: the KL of random masks of the same size, (B,); it stands below beside the mask's own, bold where luck is as good.
     """

@@ -87,18 +87,25 @@ class Team:
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def start_alike(self, run: dict[str, Any], step: int, explainer: nn.Module) -> None:
-        """Give every process the main one's gates; raises `ValueError` if they are not about to do the same."""
+    def agree(self, *facts: Any) -> None:
+        """Raise `ValueError` unless all processes are about to do the same; facts: what it depends on, as JSON can hold it."""
         if self.size > 1:
-            from accelerate.utils import broadcast, gather
+            from accelerate.utils import gather
 
-            digest = hashlib.blake2b(json.dumps([run, step]).encode(), digest_size=7).digest()
+            digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=7).digest()
             found = gather(torch.tensor([int.from_bytes(digest, "big")], device=self.device))
             if (found != found[0]).any():
                 raise ValueError(
                     f"The {self.size} processes were given different settings, data, ViTs or checkpoints; give them the same, "
                     "and a checkpoint on a disk that all of them see."
                 )
+
+    def start_alike(self, run: dict[str, Any], step: int, explainer: nn.Module) -> None:
+        """Give every process the main one's gates; raises `ValueError` if they are not about to do the same."""
+        self.agree(run, step)
+        if self.size > 1:
+            from accelerate.utils import broadcast
+
             for tensor in explainer.state_dict().values():
                 broadcast(tensor)
 

@@ -71,7 +71,7 @@ def fit(
     """
     vit, shape, weight = explainer.vit, explainer.shape, next(explainer.vit.parameters())
     objective = _chosen(objective, constraint)
-    _require_settings(explainer, dataset, shallowest, {"steps": steps, "batch": batch, "lr": lr, "every": every})
+    require_settings(explainer, dataset, shallowest, {"steps": steps, "batch": batch, "lr": lr, "every": every})
     shallowest, decay = shallowest % shape.states, steps if decay else 0
     team = join(weight.device)
     progress &= team.main
@@ -155,7 +155,8 @@ def _identity(explainer: DiffMask, dataset: Any, objective: Constraint | Ranking
     return explainer.config() | kind | objective.config() | settings | images
 
 
-def _require_settings(explainer: DiffMask, dataset: Any, shallowest: int, positive: dict[str, float]) -> None:
+def require_settings(explainer: DiffMask, dataset: Any, shallowest: int, positive: dict[str, float]) -> None:
+    """Raise `ValueError` for what no training can begin with."""
     explainer.require_same_shape()
     if any(weight.is_inference() for weight in (*explainer.vit.parameters(), *explainer.parameters())):
         raise ValueError("Nothing learns with a ViT or gates that were made under torch.inference_mode; make them outside it.")

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -201,23 +202,44 @@ def teach(
     """Return the objective to rank as `integrated_drop` does on these images, whose maps are made now.
 
     dataset: that which `fit` will be given; 5,000 images are enough for our ViT. A map costs 9 forward and 8 backward passes.
-    checkpoint: a file that holds the maps made so far, and is gone on from. Several processes share the images, and each has
-        a file of its own.
+    batch: images at once, of all processes together: several processes share the images.
+    checkpoint: a file for the maps, which are not made again where it holds them. Until all are made, each of several processes
+        has a file of its own beside it.
+    Raises `ValueError` naming the image whose map is not finite.
     """
     weight, team = next(vit.parameters()), join(next(vit.parameters()).device)
-    mine = range(team.rank, len(dataset), team.size)
-    path = checkpoint if team.main or checkpoint is None else f"{checkpoint}.{team.rank}"
-    run = {"kind": "maps", "vit": fingerprint(vit), "images": len(dataset), "data": digest(dataset, 0), "processes": team.size}
-    found = load_checkpoint(path, run, len(mine), ["maps"]) if path else None
-    maps = found["maps"] if found else torch.zeros(0, *anatomy(vit).grid)
-    with tqdm(total=len(mine), initial=len(maps), desc="maps", disable=not progress, file=sys.stdout, leave=False) as bar:
+    run = {}  # what the maps depend on, for those who look it up
+    if checkpoint or team.size > 1:
+        run = {"kind": "maps", "vit": fingerprint(vit), "images": len(dataset), "data": digest(dataset, 0)}
+    found = load_checkpoint(checkpoint, run, len(dataset), ["maps"])
+    team.agree(run, found is not None and found["step"])
+    if found and found["step"] == len(dataset):
+        return Ranking(Taught(found["maps"]))
+    mine, path = range(team.rank, len(dataset), team.size), checkpoint
+    if checkpoint and team.size > 1:
+        path = Path(f"{checkpoint}.{team.rank + 1}of{team.size}")
+        found = load_checkpoint(path, run, len(mine), ["maps"])
+    maps, batch = found["maps"] if found else torch.zeros(0, *anatomy(vit).grid), max(1, batch // team.size)
+    shown = progress and team.main
+    with tqdm(total=len(mine), initial=len(maps), desc="maps", disable=not shown, file=sys.stdout, leave=False) as bar:
         while len(maps) < len(mine):
-            images = [dataset[i] for i in mine[len(maps) : len(maps) + batch]]
+            some = mine[len(maps) : len(maps) + batch]
+            images = [dataset[i] for i in some]
             images = torch.stack([image[0] if isinstance(image, tuple | list) else image for image in images])
-            maps = torch.cat([maps, integrated_drop(vit, images.to(weight)).float().cpu()])
+            new = integrated_drop(vit, images.to(weight)).float().cpu()
+            for index, one in zip(some, new, strict=True):
+                if not one.isfinite().all():
+                    raise ValueError(f"The map of image {index} of the data set holds NaN or infinite values; leave it out.")
+            maps = torch.cat([maps, new])
             if path:
                 save_checkpoint(path, run, step=len(maps), maps=maps)
             bar.update(len(images))
     whole = torch.zeros(len(dataset), *anatomy(vit).grid)
     whole[mine.start :: mine.step] = maps
-    return Ranking(Taught(team.total(whole)))
+    whole = team.total(whole)
+    if checkpoint and team.size > 1:
+        if team.main:
+            save_checkpoint(checkpoint, run, step=len(whole), maps=whole)
+        path.unlink()
+        team.wait()
+    return Ranking(Taught(whole))

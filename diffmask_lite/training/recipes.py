@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 from ..diffmask import DiffMask
 from .distributed import join
-from .fit import fit
+from .fit import fit, require_settings
 from .history import History
 from .objective import Ranking, teach
 
@@ -47,27 +47,35 @@ def fit_with_teacher(
     taught: int = 6000,
     checkpoint: str | os.PathLike | None = None,
     batch: int = 64,
+    every: int = 100,
     progress: bool = True,
     **settings: Any,
 ) -> History:
     """Train gates for photographs: the order of the patches in the first half of the steps, then how many each image needs.
 
-    From scratch the constraint chooses no better than chance on photographs (notebook 07). So gates learn the maps of
+    On CIFAR-10 the constraint from scratch chooses no better than chance (notebook 07). So gates learn the maps of
     `integrated_drop`, which are made first, and then the constraint, on the very masks that `explain` shows. Made for
     `DiffMask(vit, **RANKED["explainer"])`.
     eps: the KL allowed, in nats. taught: how many of the images, from the first on, have maps made and teach the order.
     checkpoint: a file that the second half goes on from; maps and first half have files of their own, with ".maps" and ".order"
         at the end.
-    settings: others of `fit` (seed, every, workers, autocast), for both halves.
-    Returns the history of the second half, or of the first where that was interrupted. Raises what `fit` raises.
+    settings: others of `fit` for both halves: seed, warmup, watch, workers, autocast.
+    Returns the history of the second half, or of the first where that was interrupted; Ctrl-C while maps are made raises
+    `KeyboardInterrupt`, and those made are kept. Raises what `fit` raises, before the first map is made.
     """
     if steps < 2:
         raise ValueError(f"steps must be at least 2, one for each half, but it is {steps}.")
-    common = settings | {"batch": batch, "progress": progress}
-    if checkpoint is None or not Path(checkpoint).exists():  # else the order is learned already
+    if fixed := sorted(settings.keys() - {"seed", "warmup", "watch", "workers", "autocast"}):
+        raise ValueError(
+            f"fit_with_teacher has no setting {', '.join(fixed)}; leave it out, or call fit for each half yourself."
+        )
+    require_settings(explainer, dataset, -1, {"eps": eps, "taught": taught, "batch": batch, "every": every})
+    team, learned = join(next(explainer.vit.parameters()).device), checkpoint is not None and Path(checkpoint).exists()
+    team.rows(batch), team.agree(len(dataset), learned)
+    common = settings | {"batch": batch, "every": every, "progress": progress}
+    if not learned:
         first = Subset(dataset, range(taught)) if len(dataset) > taught else dataset
-        shown = progress and join(next(explainer.vit.parameters()).device).main
-        taught_by = teach(explainer.vit, first, batch, shown, checkpoint and f"{checkpoint}.maps")
+        taught_by = teach(explainer.vit, first, batch, progress, checkpoint and f"{checkpoint}.maps")
         ranking = RANKED["fit"] | {"objective": taught_by}
         history = fit(explainer, first, steps // 2, checkpoint=checkpoint and f"{checkpoint}.order", **common, **ranking)
         if history.interrupted:

@@ -75,29 +75,26 @@ def load(
         if multilabel:
             raise ValueError(f"The folder of {model} says what its head predicts; leave --multilabel out.")
         vit = _from_folder(Path(model.removeprefix(FOLDER)), size)
-        describe(vit, mean, std, names)
+        describe(vit, mean, std, names, crop)
         return vit
     state = read_state(weights) if weights else None
     options = {} if state is None else _sizes(_create(model, meta=True), state)
     filled = model.startswith(FOLDER) and state is None
     cfg, shape = None if ":" in model else timm.get_pretrained_cfg(model), {} if filled else shape or {}
-    wanted = size or options.pop("img_size", None) or shape.get("size")
+    read_off = options.pop("img_size", None)
+    wanted = size or read_off or shape.get("size")
     if wanted and (cfg is None or tuple(wanted) != tuple(cfg.input_size[1:])):  # not every model knows how to be told
         options["img_size"] = tuple(wanted)
     if shape.get("channels", 3) != 3:
         options.setdefault("in_chans", shape["channels"])
     vit = _create(model, pretrained or filled, **options)
-    if crop is not None:
-        if not 0 < crop <= 1:
-            raise ValueError(f"--crop is above 0 and at most 1, but it is {crop:g}.")
-        vit.pretrained_cfg["crop_pct"] = crop
     if state is not None:
         _fill(vit, state, weights, model)
     if shape.get("multilabel") if multilabel is None else multilabel:
         vit.pretrained_cfg["problem_type"] = "multi_label_classification"
     if vit.num_classes == 1:
         vit = two_class(vit)
-    describe(vit, mean, std, names)
+    describe(vit, mean, std, names, crop)
     return vit.eval()
 
 
@@ -113,7 +110,7 @@ def _require_known(model: str) -> None:
         if Path(model).is_dir():
             raise ValueError(f"timm has no model {model!r}, but there is a folder of this name: say {FOLDER}{model}.")
         near = difflib.get_close_matches(model, timm.list_models(), n=3)
-        raise ValueError(f"timm has no model {model!r}" + (f"; near names are {', '.join(near)}." if near else "."))
+        raise ValueError(f"timm has no model {model!r}" + (f"; nearest: {', '.join(near)}." if near else "."))
 
 
 def _create(model: str, pretrained: bool = False, meta: bool = False, **options: Any) -> nn.Module:
@@ -200,8 +197,10 @@ def _sizes(plain: nn.Module, state: dict[str, Tensor]) -> dict[str, Any]:
         found["num_classes"] = len(head)
     kernel = state.get(f"{convolution}.weight")
     embed = getattr(plain, "patch_embed", None)
-    cells = zip(getattr(embed, "img_size", ()), getattr(embed, "grid_size", ()), strict=True)
-    patch = tuple(pixels // cell for pixels, cell in cells)  # a backbone in front makes them larger than its kernel
+    pixels, cells = getattr(embed, "img_size", None), getattr(embed, "grid_size", None)
+    patch = ()  # a backbone in front makes a patch larger than its kernel
+    if pixels and cells:
+        patch = tuple(side // count for side, count in zip(pixels, cells, strict=True))
     if kernel is not None and kernel.ndim == 4:
         if kernel.shape[1] != 3:
             found["in_chans"] = kernel.shape[1]
@@ -210,9 +209,9 @@ def _sizes(plain: nn.Module, state: dict[str, Tensor]) -> dict[str, Any]:
     places, mine = state.get("pos_embed"), getattr(plain, "pos_embed", None)
     if places is not None and mine is not None and places.ndim == 3 and (places.shape != mine.shape or "patch_size" in found):
         patches = places.shape[1] - (mine.shape[1] - math.prod(embed.grid_size))  # without the prefix tokens
-        side = math.isqrt(max(patches, 0))
-        if side * side == patches:  # other grids cannot be told from a number, and wait for a size
-            found["img_size"] = tuple(side * pixels for pixels in patch)
+        side, timms = math.isqrt(max(patches, 0)), math.prod(side // cell for side, cell in zip(pixels, patch, strict=True))
+        if side * side == patches and patches != timms:  # other grids cannot be told from a number, and wait for a size
+            found["img_size"] = tuple(side * cell for cell in patch)
     return found
 
 
@@ -256,9 +255,14 @@ def describe(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     names: str | os.PathLike | Sequence[str] | None = None,
+    crop: float | None = None,
 ) -> None:
     """Write into `vit.pretrained_cfg` which images the ViT takes and what its classes are called; as for `load`."""
     sizes, cfg = anatomy(vit), vit.pretrained_cfg
+    if crop is not None:
+        if not 0 < crop <= 1:
+            raise ValueError(f"--crop is above 0 and at most 1, but it is {crop:g}.")
+        cfg["crop_pct"] = crop
     cfg["input_size"] = (sizes.channels, *sizes.size)
     for key, given in (("mean", mean), ("std", std)):
         values = cfg.get(key) if given is None else given
