@@ -49,7 +49,7 @@ ViT sees, soft mask, hard mask, answers before and after), and a line with the a
 """
 WHICH = """\
 Which method? What we measured (docs/results.md), the best order of patches first:
-  integrated_drop     8 forward and backward passes; the default where no gates are given
+  integrated_drop     9 forward, 8 backward passes; the default where no gates are given
   gradient_drop       1 forward and backward pass
   direct_paths        1 forward pass, no gradients
   gradient_attention  1 forward and backward pass; also for ViTs whose tokens cannot be dropped

@@ -58,6 +58,7 @@ def load_explainer(
         if gates:
             read_shape(gates)
         return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
+    models.require_known(model)
     if not (pretrained or weights_file or model.startswith(models.FOLDER)):
         raise ValueError(f"{model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
     shape = read_shape(gates) if gates else None  # what the gates were trained for

@@ -44,7 +44,8 @@ A ViT of your own training, from its checkpoint or from a folder that timm or tr
 On several GPUs, which share each batch; the result is that of one with the whole batch:
   torchrun --nproc-per-node 4 -m diffmask_lite train-gates --model vit_base_patch16_224 --pretrained --data photos/
 
-Ctrl-C stops after the step in hand, or the maps in hand, and the same command goes on from there."""
+Ctrl-C stops after the step in hand, and the same command goes on from there. While maps are made it stops at once, and the
+batches of maps that were finished are kept."""
 
 TESTED = 200  # held-out images on which masks are compared with random ones, at most
 FEW = 20  # with fewer, the comparison says little
@@ -97,6 +98,7 @@ def add_train_gates(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do what the command says. Writes gates, checkpoint, and a CSV log with a row a step."""
+    models.require_known(options.model)
     if not (options.pretrained or options.weights or options.model.startswith(models.FOLDER)):
         raise ValueError(f"{options.model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
     if options.start and options.placeholder:

@@ -67,7 +67,7 @@ def load(
     """
     if pretrained and weights:
         raise ValueError("The ViT's weights can come from --pretrained or from --weights, not from both.")
-    _require_known(model)
+    require_known(model)
     size = size and _pair(size)
     if _is_of_transformers(model):
         if weights:
@@ -105,8 +105,9 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _require_known(model: str) -> None:
-    if ":" not in model and not timm.is_model(model.split(".")[0]):  # a colon: "hf-hub:…" or "local-dir:…"
+def require_known(model: str) -> None:
+    """Raise `ValueError` for a name that timm does not have; "hf-hub:…" and "local-dir:…" are looked up by `load`."""
+    if ":" not in model and not timm.is_model(model.split(".")[0]):
         if Path(model).is_dir():
             raise ValueError(f"timm has no model {model!r}, but there is a folder of this name: say {FOLDER}{model}.")
         near = difflib.get_close_matches(model, timm.list_models(), n=3)
