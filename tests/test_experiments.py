@@ -7,6 +7,7 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 import compare
+import luck
 import manifest
 import paper_curves
 import tables
@@ -25,8 +27,8 @@ from compare import COMPARED, DRAWS, Comparison, prepare
 from diffmask_lite import RANKED, DiffMask, attribution, faithfulness, weights
 from diffmask_lite.course import results
 from diffmask_lite.datasets import CIFAR10, ColourGrid
-from diffmask_lite.vit import fingerprint
-from families import assert_one_sentence
+from diffmask_lite.vit import fingerprint, predict
+from families import assert_one_sentence, shared, some_images
 
 SOME = {"diffmask": 2, "rollout": 1, "leave_one_out": 1, "random": DRAWS, "centre": 1, "blurred diffmask": 2}  # and their maps
 IMAGES, STEPS = 6, 3
@@ -327,6 +329,51 @@ def test_the_two_scripts_train_score_and_register(tmp_path, monkeypatch, capsys)
     assert not torch.equal(kinds["diffmask"].gates[0].first.weight, start.gates[0].first.weight)
     monkeypatch.setattr(train_gates, "fast_bfloat16", lambda device: True)
     assert [train_gates.autocast_for(name) for name in weights.NAMES] == [None, torch.bfloat16]
+
+
+def test_gates_that_learned_with_another_removal_are_asked_by_their_own():
+    """Each training with its own placeholder; those that learned with the common removal are left out."""
+    vit, images = shared("vit"), some_images(shared("vit"), 5)
+    kinds = {
+        "drops": [DiffMask(vit, "drop")],
+        "means": [DiffMask(vit, "mean")],
+        "learns": [DiffMask(vit, "learned") for _ in (0, 1)],
+    }
+    kinds["learns"][1].placeholder.data += 1
+    kept = {name: torch.rand(len(those), 5, 4, 4) < 0.5 for name, those in kinds.items()}
+    task = SimpleNamespace(vit=vit, images=images, logits=predict(vit, images), explainers=kinds)
+    found = luck.by_own_removal(task, kept, "drop")
+    assert found.groupby(["method", "seed", "removal"]).size().to_dict() == {
+        ("means", 0, "mean"): 4, ("learns", 0, "placeholder"): 4, ("learns", 1, "placeholder"): 4,
+    }  # fmt: skip
+    for seed, explainer in enumerate(kinds["learns"]):
+        row = found.query("method == 'learns' and seed == @seed and twin == 'random' and metric == 'sufficiency'")
+        assert row["mask"].item() == pytest.approx(explainer.verify(images, kept["learns"][seed]).kl.mean().item(), rel=1e-4)
+
+
+def test_where_weights_are_forgotten_gates_are_asked_about_the_class_of_the_trained_vit(tmp_path):
+    """Else maps would change because another class is explained, and not because the ViT forgot."""
+    vit, path = shared("vit"), tmp_path / "gates.safetensors"
+    explainer, images = DiffMask(vit, **RANKED["explainer"]), some_images(vit, 6)
+    for i, weight in enumerate(explainer.gates.parameters()):
+        weight.data += torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
+    explainer.save(path)
+    run = object.__new__(compare.Comparison)
+    run.task = SimpleNamespace(
+        vit=vit, images=images, logits=predict(vit, images), gates={"diffmask": [path]}, explainers={"diffmask": [explainer]}
+    )
+    run.seed, run.cache = 0, SimpleNamespace(tables=lambda name, probe, shared: probe())
+    found = run.randomised("diffmask").set_index("what")["mean"]
+
+    def asked(target):
+        def maps(other):
+            return DiffMask.load(path, other, same_vit=False).explain(images, target=target).score
+
+        return faithfulness.weight_randomisation(vit, maps, progress=False).groupby("stage")["value"].mean()
+
+    wanted, free = asked(run.task.logits.argmax(1)), asked(None)
+    np.testing.assert_allclose(found[wanted.index], wanted, atol=1e-6)
+    assert (wanted - free).abs().max() > 0.05, "here it makes a difference"
 
 
 @pytest.mark.parametrize("steps", [0, -5])
