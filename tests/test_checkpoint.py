@@ -124,7 +124,7 @@ def another_head():
 
 CHANGES = {
     "eps": {"eps": 0.2}, "seed": {"seed": 3}, "sparsity": {"sparsity": "log"}, "objective": {"objective": Ranking()},
-    "alpha_bounds": {"alpha_bounds": (0.0, 200.0)}, "shallowest": {"shallowest": 2}, "steps to decay over": {"decay": True},
+    "alpha_bounds": {"alpha_bounds": (0.0, 200.0)}, "shallowest": {"shallowest": 2}, "decay": {"decay": True},
     "optimizer": {"optimizer": "muon"}, "batch": {"batch": 5}, "lr": {"lr": 1e-4}, "warmup": {"warmup": 1},
     "arithmetic": {"autocast": torch.bfloat16},
 }  # fmt: skip
@@ -141,6 +141,9 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path, images
     fit(DiffMask(vit), images, 2, checkpoint=path, **QUICK)
     for word, change in CHANGES.items():
         attempt(path, f"another run: {word} was", DiffMask(vit), images, **change)
+    decaying = tmp_path / "decaying"
+    fit(DiffMask(vit), images, 2, checkpoint=decaying, decay=True, **QUICK)
+    attempt(decaying, "another run: steps was 2 and is now 4", DiffMask(vit), images, steps=4, decay=True)
     attempt(path, "another run: vit was", DiffMask(another_head()), images)
     attempt(path, "another run: hidden was", DiffMask(vit, hidden=9), images)
     attempt(path, "another run: data was", DiffMask(vit), other)

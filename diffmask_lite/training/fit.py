@@ -76,8 +76,8 @@ def fit(
     team = join(weight.device)
     progress &= team.main
     rows, learner, history = team.rows(batch), make_optimizer(optimizer, explainer, lr), History(objective.eps)
-    settings = {"seed": seed, "batch": batch, "lr": lr, "warmup": warmup, "steps to decay over": decay, "optimizer": optimizer}
-    settings |= {"shallowest": shallowest, "arithmetic": str(autocast or weight.dtype)}
+    settings = {"seed": seed, "batch": batch, "lr": lr, "warmup": warmup, "decay": decay > 0, "optimizer": optimizer}
+    settings |= {"shallowest": shallowest, "arithmetic": str(autocast or weight.dtype)} | ({"steps": steps} if decay else {})
     run = _identity(explainer, dataset, objective, settings) if checkpoint or team.size > 1 else {}
     found = load_checkpoint(checkpoint, run, steps, ("gates", "optimizer", "history", "alphas"))
     if found:
