@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -192,7 +193,7 @@ class DiffMask(nn.Module):
 
         images: float (B, C, H, W), normalised as the ViT expects. threshold: a patch is kept if its probability is above it.
         depth: run only so many blocks, 0 … L, and use the gates of h_0 … h_{depth + 1}. The ViT then makes no prediction, so
-            gates that know the class take no depth. What a depth is worth: `experiments/depth.py`.
+            gates that know the class take no depth. Notebook 05 shows masks by depth.
         target: the class to explain, an int or one for each image, LongTensor (B,), by default each image's predicted class,
             or set of labels; for class-aware gates alone, since others do not know the class.
         Raises `ValueError` on input that does not fit.
@@ -270,9 +271,7 @@ class DiffMask(nn.Module):
 
         same_vit=False also takes gates trained on other weights of the same shape, for a warm start, and on another head.
         """
-        tensors, config = load_tensors(path)
-        if config.get("kind") != "diffmask":
-            raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
+        tensors, config = read_gates(path)
         if missing := {"placeholder", "shape", "vit"} - config.keys():
             raise ValueError(f"{path} does not say what it must of its gates ({', '.join(sorted(missing))}); save it again.")
         if config.get("cut") or config.get("per_class") or (config.get("context") and not config.get("class_aware")):
@@ -305,3 +304,14 @@ class DiffMask(nn.Module):
                 f"{path} lacks tensors of a DiffMask ({' '.join(str(error).split()[-3:])}); save it again."
             ) from error
         return explainer
+
+
+def read_gates(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the configuration in a file of gates; its "shape" is that of the ViT that they were made for."""
+    try:
+        tensors, config = load_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; gates are what DiffMask.save or train-gates wrote.") from error
+    if config.get("kind") != "diffmask":
+        raise ValueError(f"{path} holds {config.get('kind', 'something else')}, not the gates of a DiffMask.")
+    return tensors, config

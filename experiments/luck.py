@@ -23,7 +23,6 @@ from compare import DIFFMASK, Task, prepare
 from diffmask_lite import attribution, faithfulness, weights
 from diffmask_lite.course import results
 from diffmask_lite.course.game import greedy_subset
-from diffmask_lite.faithfulness.curves import NAMED_REMOVALS
 from diffmask_lite.vit import fingerprint
 from diffmask_lite.vit.randomness import stream
 from diffmask_lite.vit.storage import write
@@ -89,11 +88,10 @@ def by_own_removal(task: Task, kept: dict[str, Tensor], common: str) -> pd.DataF
     found = []
     for method, explainers in task.explainers.items():
         for seed, explainer in enumerate(explainers):
-            removal = explainer.kind if explainer.kind in NAMED_REMOVALS else "placeholder"
-            if removal != common:
-                masks = {method: kept[method][seed]}
-                table = faithfulness.luck(task.vit, task.images, masks, removal, explainer=explainer, logits=task.logits)
-                found.append(table.assign(seed=seed, removal=removal))
+            if explainer.kind != common:
+                masks, asked = {method: kept[method][seed]}, {"explainer": explainer, "logits": task.logits}
+                table = faithfulness.luck(task.vit, task.images, masks, "placeholder", **asked)
+                found.append(table.assign(seed=seed, removal=explainer.kind))
     return pd.concat(found) if found else pd.DataFrame()
 
 

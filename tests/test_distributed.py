@@ -26,7 +26,7 @@ from runs import Noisy, assert_gradients_agree, gradients, weights
 from test_train_gates_command import command, make_home
 
 PATHS = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
-FIT, OBJECTIVE = (sys.modules[f"diffmask_lite.training.{name}"] for name in ("fit", "objective"))
+FIT, OBJECTIVE, TEACHER = (sys.modules[f"diffmask_lite.training.{name}"] for name in ("fit", "objective", "teacher"))
 STEPS, BATCH = 20, 8
 RECIPES = {
     "default": {"lr": 0.3},
@@ -87,8 +87,8 @@ def work(command):
             signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    asked, right = [], OBJECTIVE.integrated_drop
-    OBJECTIVE.integrated_drop = lambda vit, some: asked.extend(some) or right(vit, some)
+    asked, right = [], TEACHER.integrated_drop
+    TEACHER.integrated_drop = lambda vit, some: asked.extend(some) or right(vit, some)
     for _ in range(2):
         found["maps"] = teach(shared("vit"), images[:5], 2, progress=False, checkpoint="maps").term.maps
     found["asked"] = len(asked)

@@ -344,7 +344,7 @@ def test_gates_that_learned_with_another_removal_are_asked_by_their_own():
     task = SimpleNamespace(vit=vit, images=images, logits=predict(vit, images), explainers=kinds)
     found = luck.by_own_removal(task, kept, "drop")
     assert found.groupby(["method", "seed", "removal"]).size().to_dict() == {
-        ("means", 0, "mean"): 4, ("learns", 0, "placeholder"): 4, ("learns", 1, "placeholder"): 4,
+        ("means", 0, "mean"): 4, ("learns", 0, "learned"): 4, ("learns", 1, "learned"): 4,
     }  # fmt: skip
     for seed, explainer in enumerate(kinds["learns"]):
         row = found.query("method == 'learns' and seed == @seed and twin == 'random' and metric == 'sufficiency'")

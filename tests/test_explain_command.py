@@ -580,7 +580,7 @@ def test_what_does_not_belong_together_is_refused(here, capsys, tiny):
         "is for a ViT with": of(tiny, "other", "many"),
         "is for a ViT with size": ("--weights", weights.folder() / "cifar10_vit.safetensors", *gates),
         "not a whole safetensors file": of(tiny, "broken", "many"),
-        "gates are what train-gates or DiffMask.save wrote": ("--gates", tiny / "broken.gates"),
+        "gates are what DiffMask.save or train-gates wrote": ("--gates", tiny / "broken.gates"),
         "There is no file": of(tiny, "nowhere", "many"),
         "add --pretrained, or --weights FILE": ("--model", "test_vit", *gates),
         "There are no gates for test_vit": ("--model", "test_vit", *vit, "--method", "diffmask"),

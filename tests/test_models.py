@@ -20,6 +20,7 @@ from diffmask_lite import DiffMask, attribution, models
 from diffmask_lite.datasets import preprocess
 from diffmask_lite.plots import displayable
 from diffmask_lite.vit import UnfitViT, adapters, anatomy, pixel_range, predict
+from diffmask_lite.vit.state import sizes_of
 from families import FAMILIES, assert_one_sentence, build, some_images, some_keep
 
 NAME = "test_vit"  # timm's smallest: 160 × 160 pixels, 100 patches
@@ -92,7 +93,7 @@ def test_sizes_are_read_off_for_every_family_that_has_a_place_for_each_patch(fam
     plain = models._create(FAMILIES[family].architecture, meta=True)
     h, w = anatomy(vit).grid
     places = getattr(vit, "pos_embed", None) is not None
-    found = models._sizes(plain, vit.state_dict())
+    found = sizes_of(plain, vit.state_dict())
     sizes = {"num_classes": 10} | ({"in_chans": 1} if family == "one_channel" else {})
     # Without its token one place too few is counted, and a file does not tell of pixels beyond the last whole patch.
     if places and h == w and family != "no_class_token":

@@ -94,7 +94,7 @@ def test_luck_was_measured_on_the_shipped_weights():
     by_own = read(FOLDER / "cifar10_luck_own.csv")  # gates that learned with another removal than dropping, by theirs
     assert set(by_own["vit"]) == {fingerprint(vit("cifar10"))} and not by_own[by_own["twin"] == "random"]["better"].any()
     assert by_own.groupby(["method", "removal"]).size().to_dict() == {
-        ("diffmask_plain", "mean"): 12, ("diffmask_published", "placeholder"): 12,
+        ("diffmask_plain", "mean"): 12, ("diffmask_published", "learned"): 12,
     }  # fmt: skip
     own = table[table["method"] == "diffmask"]
     assert own["spread"].min() > 0.05 and own["kept"].max() < 0.25

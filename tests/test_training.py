@@ -16,7 +16,8 @@ from diffmask_lite.datasets import ColourGrid
 from diffmask_lite.diffmask import kl_divergence
 from diffmask_lite.faithfulness import hard_mask_scores
 from diffmask_lite.gates import TEMPERATURE, log_odds, log_open
-from diffmask_lite.training import History, objective, recipes
+from diffmask_lite.training import History, recipes
+from diffmask_lite.training import teacher as TEACHER
 from diffmask_lite.training.data import epoch_order
 from diffmask_lite.training.distributed import Draw, Team
 from diffmask_lite.training.objective import Step, Taught, by_slope, correlation
@@ -211,7 +212,7 @@ def test_training_on_the_shown_masks_measures_them_and_still_teaches():
 
 
 def test_maps_that_were_made_are_not_made_again_after_a_stop(images, tmp_path, monkeypatch):
-    vit, path, right, asked = shared("vit"), tmp_path / "maps", objective.integrated_drop, []
+    vit, path, right, asked = shared("vit"), tmp_path / "maps", TEACHER.integrated_drop, []
     whole = teach(vit, images, batch=4, progress=False)
 
     def made(vit, some, stop=True):
@@ -220,10 +221,10 @@ def test_maps_that_were_made_are_not_made_again_after_a_stop(images, tmp_path, m
             raise KeyboardInterrupt
         return right(vit, some)
 
-    monkeypatch.setattr(objective, "integrated_drop", made)
+    monkeypatch.setattr(TEACHER, "integrated_drop", made)
     with pytest.raises(KeyboardInterrupt):
         teach(vit, images, batch=4, progress=False, checkpoint=path)
-    monkeypatch.setattr(objective, "integrated_drop", lambda *some: made(*some, stop=False))
+    monkeypatch.setattr(TEACHER, "integrated_drop", lambda *some: made(*some, stop=False))
     again = teach(vit, images, batch=4, progress=False, checkpoint=path)
     assert sum(asked) == len(images) + 4  # the stopped batch is the only one that is asked about twice
     torch.testing.assert_close(again.term.maps, whole.term.maps)
@@ -236,8 +237,8 @@ def test_maps_that_were_made_are_not_made_again_after_a_stop(images, tmp_path, m
 
 
 def test_an_image_without_a_map_is_named_at_once_and_its_batch_is_not_kept(images, tmp_path, monkeypatch):
-    right, seen = objective.integrated_drop, []
-    monkeypatch.setattr(objective, "integrated_drop", lambda vit, some: seen.append(1) or right(vit, some) / (len(seen) != 2))
+    right, seen = TEACHER.integrated_drop, []
+    monkeypatch.setattr(TEACHER, "integrated_drop", lambda vit, some: seen.append(1) or right(vit, some) / (len(seen) != 2))
     with pytest.raises(ValueError, match="The map of image 4 of the data set holds NaN or infinite values") as error:
         teach(shared("vit"), images, batch=4, progress=False, checkpoint=tmp_path / "maps")
     assert_one_sentence(error.value)
@@ -263,8 +264,8 @@ def test_fit_with_teacher_is_the_two_halves_and_only_the_first_images_teach(imag
             raise KeyboardInterrupt
         return fitted(*arguments, **settings)
 
-    asked, teacher = [], objective.integrated_drop
-    monkeypatch.setattr(objective, "integrated_drop", lambda vit, some: asked.extend(some) or teacher(vit, some))
+    asked, teacher = [], TEACHER.integrated_drop
+    monkeypatch.setattr(TEACHER, "integrated_drop", lambda vit, some: asked.extend(some) or teacher(vit, some))
     monkeypatch.setattr(recipes, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         fit_with_teacher(stopped, images, 5, eps=0.4, taught=5, checkpoint=tmp_path / "again", **QUICK)

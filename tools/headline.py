@@ -112,7 +112,7 @@ def sets(found: results.Results, luck: pd.DataFrame, sizes: pd.DataFrame, by_own
         gaps = listed(shortly(Interval(row.difference, row.low, row.high), "+") for row in rows.itertuples())
         better, worse = rows["better"].sum(), (rows["low"] > 0).sum()
         verdict = f"better than luck in {better}, worse in {worse}"
-        lines.append(f"- {method}, {HEADS[removal]}: {gaps}; {verdict}")
+        lines.append(f"- {method}, {removal} placeholder: {gaps}; {verdict}")
     own, rank = luck[luck["method"] == DIFFMASK], sizes["kept"].corr(sizes["greedy"], "spearman")
     own_kl = "greedy at the mask's KL"
     ranks = sizes["kept"].corr(sizes[own_kl], "spearman")

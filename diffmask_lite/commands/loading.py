@@ -13,11 +13,10 @@ from torch import nn
 from .. import weights
 from ..attribution import METHODS
 from ..datasets import CIFAR10
-from ..diffmask import DiffMask
+from ..diffmask import DiffMask, read_gates
 from ..training.distributed import own_device
 from ..vit import UnfitViT, anatomy, models
 from ..vit.inputs import reason
-from ..vit.storage import load_tensors
 
 OURS = "cifar10"  # the ViT that comes with the package
 UNTRAINED = ("integrated_drop", "gradient_attention", "leave_one_out")  # one of these any ViT can have; the best first
@@ -55,23 +54,13 @@ def load_explainer(
             raise ValueError(
                 f"{weights_file} does not hold the ViT that comes with us ({why}); name yours with --model."
             ) from error
-        if gates:
-            read_shape(gates)
         return DiffMask.load(gates or weights.folder() / f"{OURS}_gates.safetensors", vit).eval(), CIFAR10.classes
     models.require_known(model)
     if not (pretrained or weights_file or model.startswith(models.FOLDER)):
         raise ValueError(f"{model} without weights knows nothing to explain; add --pretrained, or --weights FILE.")
-    shape = read_shape(gates) if gates else None  # what the gates were trained for
+    shape = read_gates(gates)[1].get("shape") if gates else None  # what the gates were trained for
     vit = models.load(model, weights_file, pretrained, shape=shape, **settings)
     return DiffMask.load(gates, vit).eval() if gates else by_removal(vit), models.class_names(vit)
-
-
-def read_shape(gates: str | os.PathLike) -> dict[str, Any]:
-    """Return the shape of the ViT that a file of gates was made for."""
-    try:
-        return load_tensors(gates)[1].get("shape", {})
-    except ValueError as error:
-        raise ValueError(f"{str(error).rstrip('.')}; gates are what train-gates or DiffMask.save wrote.") from error
 
 
 def by_removal(vit: nn.Module) -> DiffMask:

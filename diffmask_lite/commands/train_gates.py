@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from .. import weights
 from ..datasets import ImageFolder, preprocess
-from ..diffmask import PLACEHOLDERS, DiffMask
+from ..diffmask import PLACEHOLDERS, DiffMask, read_gates
 from ..faithfulness import luck
 from ..training import CONSTRAINED, RANKED, fit, fit_with_teacher, hold_out
 from ..training.distributed import fast_bfloat16, join
 from ..vit import UnfitViT, models
 from ..vit.storage import write
-from .loading import move, read_shape
+from .loading import move
 from .options import add_model_options, model_settings
 
 ABOUT = """\
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     steps = options.steps if options.steps is not None else PLAIN_STEPS if options.plain else STEPS
     if steps < (1 if options.plain else 2):  # before maps are made to learn from
         raise ValueError(f"--steps must be at least {1 if options.plain else '2, one for each half'}, but it is {steps}.")
-    shape = read_shape(options.start) if options.start else None
+    shape = read_gates(options.start)[1].get("shape") if options.start else None
     vit = models.load(options.model, options.weights, options.pretrained, shape=shape, **model_settings(options))
     data, held_out = ImageFolder(options.data, preprocess(vit)), None
     first = os.environ.get("RANK", "0") == "0"  # of several processes, which join below
@@ -174,8 +174,7 @@ def _gates(options: argparse.Namespace, vit: nn.Module) -> DiffMask:
 def beside_luck(explainer: DiffMask, images: Tensor, batch: int) -> str:
     """Return in words how the masks of these images keep the prediction, beside random masks of their size."""
     keep = torch.cat([explainer.explain(part).keep for part in images.split(batch)])
-    removal = explainer.kind if explainer.kind in ("drop", "mean") else "placeholder"
-    table = luck(explainer.vit, images, {"masks": keep}, removal, explainer=explainer, batch=batch)
+    table = luck(explainer.vit, images, {"masks": keep}, "placeholder", explainer=explainer, batch=batch)
     kl, same = (table[(table["twin"] == "random") & (table["metric"] == name)].iloc[0] for name in ("sufficiency", "agreement"))
     words = (
         f"{len(images)} held-out images: {kl['kept']:.0%} of the patches kept, KL {kl['mask']:.3f} nats (random sets "

@@ -13,7 +13,8 @@ from ..diffmask import DiffMask
 from .distributed import join
 from .fit import fit, require_settings
 from .history import History
-from .objective import Ranking, teach
+from .objective import Ranking
+from .teacher import teach
 
 # The published recipe: settings of the authors' code (AngelosNal/Vision-DiffMask, read in November 2026). Three things differ:
 # the multiplier ascends, by plain steps (theirs has a Lookahead optimiser); the placeholder starts at the mean patch (theirs is

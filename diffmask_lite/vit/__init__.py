@@ -12,6 +12,7 @@ rewritten. A model is one thread's at a time: whoever comes meanwhile waits, als
     removal     `predict`: the one place where patches are taken away
     inputs      what an image, a mask and a class must be
     models      ViTs of others: timm's by name, weights from a file
+    state       state dicts in files of others, and the sizes that they mean
     storage     tensors in files, and the fingerprint that tells one ViT from another
     randomness  seeded streams of random numbers
 

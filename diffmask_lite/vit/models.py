@@ -6,13 +6,10 @@ classes lies in `vit.pretrained_cfg`: `mean`, `std`, `input_size` and `label_nam
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import math
 import os
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +17,13 @@ from typing import Any
 import timm
 import timm.data
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from .adapters import from_torchvision, from_transformers, two_class
 from .anatomy import anatomy
 from .inputs import reason
+from .state import fill, read_state, sizes_of
 
-WRAPPED = re.compile(r"^((module|_orig_mod|model)\.)+")  # by DataParallel, torch.compile, Lightning and the like
-HELD = ("state_dict_ema", "state_dict", "model", "model_state_dict")  # where a training's file keeps its state dict
 FOLDER = "local-dir:"
 
 __all__ = ["class_names", "describe", "from_torchvision", "from_transformers", "load", "summary", "two_class"]
@@ -52,9 +46,9 @@ def load(
 
     model: timm's name, "hf-hub:…", or "local-dir:" and a folder with weights, of `timm.models.save_for_hf` or of
         transformers' `save_pretrained` (see `from_transformers`).
-    weights: a file of your training, safetensors or what `torch.save` wrote: a state dict, or a dict that holds one under
-        a key of `HELD` (the first that is there). Classes, channels, patch and image size are read off its tensors; a file does
-        not say which other options the ViT was made with, such as `global_pool`, but a folder does.
+    weights: a file of your training, safetensors or what `torch.save` wrote: a state dict, or a dict that holds one under a key
+        of `vit.state.HELD` (the first that is there). Classes, channels, patch and image size are read off its tensors. It does
+        not say which other options the ViT was made with, such as `global_pool`; a folder does.
     pretrained: take timm's weights, which needs a network once.
     size: of the images in pixels, a side or (H, W); by default the file's, else timm's for this name.
     mean, std: of the normalisation, one number or one a channel, for pixels in [0, 1]; by default timm's for this name.
@@ -78,7 +72,7 @@ def load(
         describe(vit, mean, std, names, crop)
         return vit
     state = read_state(weights) if weights else None
-    options = {} if state is None else _sizes(_create(model, meta=True), state)
+    options = {} if state is None else sizes_of(_create(model, meta=True), state)
     filled = model.startswith(FOLDER) and state is None
     cfg, shape = None if ":" in model else timm.get_pretrained_cfg(model), {} if filled else shape or {}
     read_off = options.pop("img_size", None)
@@ -89,7 +83,7 @@ def load(
         options.setdefault("in_chans", shape["channels"])
     vit = _create(model, pretrained or filled, **options)
     if state is not None:
-        _fill(vit, state, weights, model)
+        fill(vit, state, weights, model)
     if shape.get("multilabel") if multilabel is None else multilabel:
         vit.pretrained_cfg["problem_type"] = "multi_label_classification"
     if vit.num_classes == 1:
@@ -146,106 +140,6 @@ def _from_folder(folder: Path, size: tuple[int, int] | None) -> nn.Module:
     except Exception as error:  # transformers raises whatever it meets
         raise ValueError(f"transformers could not read {folder} ({reason(error)}).") from error
     return from_transformers(made, processor, size)
-
-
-# Files of weights
-
-
-def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Return the state dict in a file, with the prefixes that wrappers put before its names taken off.
-
-    Nothing is unpickled but tensors, and the options that timm's own training script stores beside them.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no weights file {path}.")
-    with path.open("rb") as file:
-        torchs = file.read(2).startswith((b"PK", b"\x80"))  # a zip file or a pickle, as `torch.save` writes
-    try:
-        if torchs:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                held = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            held = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({reason(error)}), nor one of `torch.save`; write it again."
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, which is not loaded, since it could run code; "
-            'save the numbers alone with torch.save(vit.state_dict(), "weights.pth").'
-        ) from error
-    except (RuntimeError, EOFError) as error:  # cut short, or a TorchScript archive
-        raise ValueError(f"{path} is not a whole file of weights ({reason(error)}).") from error
-    for key in HELD:
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-            break
-    if isinstance(held, Mapping) and any("_packed_params" in str(key) for key in held):
-        raise ValueError(f"{path} is quantised to int8; take the weights from before that.")
-    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
-        raise ValueError(f"{path} holds no state dict, neither bare nor under one of the keys {', '.join(HELD)}.")
-    return {WRAPPED.sub("", key): value for key, value in held.items()}
-
-
-def _sizes(plain: nn.Module, state: dict[str, Tensor]) -> dict[str, Any]:
-    """Return what timm must be told so that a model takes the tensors of a state dict; plain: the model as timm has it."""
-    found, cfg = {}, plain.pretrained_cfg
-    heads, convolution = cfg.get("classifier") or "head", cfg.get("first_conv")
-    head = state.get(f"{heads if isinstance(heads, str) else heads[0]}.weight")
-    if head is not None:
-        found["num_classes"] = len(head)
-    kernel = state.get(f"{convolution}.weight")
-    embed = getattr(plain, "patch_embed", None)
-    pixels, cells = getattr(embed, "img_size", None), getattr(embed, "grid_size", None)
-    patch = ()  # a backbone in front makes a patch larger than its kernel
-    if pixels and cells:
-        patch = tuple(side // count for side, count in zip(pixels, cells, strict=True))
-    if kernel is not None and kernel.ndim == 4:
-        if kernel.shape[1] != 3:
-            found["in_chans"] = kernel.shape[1]
-        if convolution == "patch_embed.proj" and patch and tuple(kernel.shape[2:]) != patch:  # no backbone
-            found["patch_size"] = patch = tuple(kernel.shape[2:])
-    places, mine = state.get("pos_embed"), getattr(plain, "pos_embed", None)
-    if places is not None and mine is not None and places.ndim == 3 and (places.shape != mine.shape or "patch_size" in found):
-        patches = places.shape[1] - (mine.shape[1] - math.prod(embed.grid_size))  # without the prefix tokens
-        side, timms = math.isqrt(max(patches, 0)), math.prod(side // cell for side, cell in zip(pixels, patch, strict=True))
-        if side * side == patches and patches != timms:  # other grids cannot be told from a number, and wait for a size
-            found["img_size"] = tuple(side * cell for cell in patch)
-    return found
-
-
-def _fill(vit: nn.Module, state: dict[str, Tensor], path: str | os.PathLike, model: str) -> None:
-    """Copy a state dict into a ViT if every tensor fits."""
-    mine, start = vit.state_dict(), f"{path} does not hold the weights of {model}"
-    lacks, more = [name for name in mine if name not in state], [name for name in state if name not in mine]
-    if lacks or more:
-        words = [f"it {verb} {names[0]}{_and_more(names)}" for verb, names in (("lacks", lacks), ("also holds", more)) if names]
-        raise ValueError(f"{start}: {' and '.join(words)}; {_advice(state)}.")
-    for name, value in mine.items():
-        given = state[name]
-        if given.shape != value.shape:
-            raise ValueError(
-                f"{start}: {name} is {tuple(given.shape)} in the file, but {tuple(value.shape)} in the ViT; "
-                f"name another --model, or say the --size of its images; {_advice(state)}."
-            )
-        if value.is_floating_point() and given.element_size() == 1:
-            raise ValueError(f"{path} is quantised ({name} is {given.dtype}); take the weights from before that.")
-    vit.load_state_dict(state)
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _advice(state: dict[str, Tensor]) -> str:
-    """Say where a file comes from whose names are not timm's."""
-    if any("patch_embeddings.projection" in name for name in state):
-        return "it is of transformers, so pass its folder as --model local-dir:FOLDER, or see models.from_transformers"
-    if "conv_proj.weight" in state:
-        return "it is of torchvision, so see models.from_torchvision"
-    return "for a ViT with options of its own write a folder with timm.models.save_for_hf, and pass --model local-dir:FOLDER"
 
 
 # Images and classes
