@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 FOLDED = re.compile(r"<details>\s*<summary>(?P<summary>.+?)</summary>(?P<answer>.*?)</details>", re.DOTALL)
+EFFORT = re.compile(r"^Difficulty: (easy|medium|hard) · (\d+) minutes", re.MULTILINE)
 GOALS = "What you will be able to do"
 QUIZ = "Check yourself"
 
@@ -85,7 +86,7 @@ def minutes(cells: list) -> tuple[int, int]:
     lines = sum(len(cell.source.splitlines()) for cell in read[1:])
     pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
     needed = len(re.findall(r"\w\S*", text)) / 150 + lines / 12 + pictures / 2
-    return 5 * -(-int(needed + 0.999) // 5), sum(map(int, re.findall(r"^Difficulty: \w+ · (\d+) minutes", text, re.MULTILINE)))
+    return 5 * -(-int(needed + 0.999) // 5), sum(int(stated[2]) for stated in EFFORT.finditer(text))
 
 
 def exercises(cells: list) -> list[Exercise]:
@@ -97,7 +98,7 @@ def exercises(cells: list) -> list[Exercise]:
             continue
         number = int(match[1])
         where = f"exercise {number}"
-        effort = re.search(r"Difficulty: (easy|medium|hard) · (\d+) minutes", cell.source)
+        effort = EFFORT.search(cell.source)
         if not effort:
             raise ValueError(f"{where}: no line such as 'Difficulty: easy · 5 minutes'")
         if [c.cell_type for c in cells[index + 1 : index + 3]] != ["code", "markdown"]:

@@ -72,7 +72,8 @@ def fit_with_teacher(
         )
     require_settings(explainer, dataset, -1, {"eps": eps, "taught": taught, "batch": batch, "every": every})
     team, learned = join(next(explainer.vit.parameters()).device), checkpoint is not None and Path(checkpoint).exists()
-    team.rows(batch), team.agree(len(dataset), learned)
+    team.rows(batch)
+    team.agree(len(dataset), learned)
     common = settings | {"batch": batch, "every": every, "progress": progress}
     if not learned:
         first = Subset(dataset, range(taught)) if len(dataset) > taught else dataset
